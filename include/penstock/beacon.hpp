@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "penstock/logger.hpp"
+#include "penstock/publisher.hpp"
+#include "penstock/source.hpp"
+
+namespace penstock {
+
+struct BeaconOptions {
+  std::string url{};           ///< required: "nats://host:port", several separated by commas; never logged with its password
+  std::size_t window = 1'000;  ///< most messages sent and not acknowledged, per channel
+  std::shared_ptr<Logger> logger{};
+};
+
+struct StreamSpec {
+  std::string name{};                                                   ///< stream and channel; [A-Za-z0-9_-]
+  std::vector<std::string> subjects{};                                  ///< default: the name alone
+  std::chrono::nanoseconds max_age{0};                                  ///< 0: kept until other limits
+  std::int64_t max_bytes = -1;                                          ///< -1: no limit
+  std::chrono::nanoseconds duplicate_window = std::chrono::minutes{2};  ///< how long JetStream remembers ids
+  int replicas = 1;
+};
+
+struct BeaconSourceOptions {
+  int max_ack_pending = 200;                   ///< most messages delivered and not settled, over the whole group
+  std::chrono::milliseconds ack_wait{30'000};  ///< redelivered when neither settled nor touched for so long
+};
+
+/// NATS JetStream: light notifications, stored and acknowledged.
+///
+/// Publishing waits for JetStream's PubAck; `Nats-Msg-Id` is the event's identity, so a retry inside the stream's duplicate
+/// window is stored once. A source is a durable pull consumer named after the group; messages in work are kept from redelivery
+/// by in-progress signs.
+///
+/// Thread safety: any thread. Lifetime: channels and sources keep what they need alive and may outlive it.
+class PENSTOCK_EXPORT Beacon {
+ public:
+  /// Does not connect. Throws std::invalid_argument for a URL that cannot be read.
+  explicit Beacon(BeaconOptions options);
+  ~Beacon();
+  Beacon(Beacon&&) noexcept;
+  Beacon& operator=(Beacon&&) noexcept;
+
+  /// Creates the stream, file storage, if it is missing. Throws std::runtime_error when it exists with another setting, naming
+  /// both sides, or the server does not answer in time. Changes nothing that exists.
+  void declare(const StreamSpec& stream, std::chrono::milliseconds timeout = std::chrono::seconds{30});
+
+  /// The stream as a destination: events go to the subject of that name. A subject no stream covers shows as `rejected`.
+  [[nodiscard]] Channel channel(const std::string& stream);
+  /// The stream as a source.
+  [[nodiscard]] std::unique_ptr<Source> source(const std::string& stream, BeaconSourceOptions options = {});
+
+ private:
+  class Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "penstock/logger.hpp"
+#include "penstock/publisher.hpp"
+#include "penstock/source.hpp"
+
+namespace penstock {
+
+struct ConduitOptions {
+  std::string bootstrap_servers{};  ///< required: "host:port,host:port"
+  /// Any librdkafka property, passed through untouched, over penstock's own settings; an unknown one is an error that names it.
+  std::map<std::string, std::string> properties{};
+  std::shared_ptr<Logger> logger{};
+};
+
+struct TopicSpec {
+  std::string name{};
+  int partitions = 8;
+  int replication = 1;
+  std::map<std::string, std::string> config{};  ///< topic settings, as "retention.ms"
+};
+
+struct ConduitSourceOptions {
+  enum class Start : std::uint8_t { earliest, latest };
+  Start start = Start::earliest;                     ///< where a group without committed offsets begins
+  std::map<std::string, std::string> properties{};   ///< librdkafka consumer properties, over ConduitOptions::properties
+  std::chrono::milliseconds revoke_timeout{10'000};  ///< how long a rebalance waits for messages of the lost partitions in work
+};
+
+/// Kafka: a durable, ordered, replayable log.
+///
+/// Publishing is idempotent with acks=all, and an outcome is Kafka's delivery report. The key's partition is the Java client's
+/// (murmur2). A source commits, per partition, only up to the lowest message not acknowledged; a rebalance waits for messages
+/// in work. One message that waits for `retry` holds up its partition, as Kafka has no delay of its own.
+///
+/// Thread safety: any thread. Lifetime: channels and sources keep what they need alive and may outlive it.
+class PENSTOCK_EXPORT Conduit {
+ public:
+  /// Does not wait for the broker. Throws std::invalid_argument for a property librdkafka does not know or a bad value.
+  explicit Conduit(ConduitOptions options);
+  ~Conduit();
+  Conduit(Conduit&&) noexcept;
+  Conduit& operator=(Conduit&&) noexcept;
+
+  /// Creates the topic if it is missing. Throws std::runtime_error when it exists with another number of partitions, naming
+  /// both, or when the broker does not answer in time. Changes nothing that exists.
+  void declare(const TopicSpec& topic, std::chrono::milliseconds timeout = std::chrono::seconds{30});
+
+  /// The topic as a destination. An unknown topic shows as `rejected`.
+  [[nodiscard]] Channel channel(const std::string& topic);
+  /// The topic as a source.
+  [[nodiscard]] std::unique_ptr<Source> source(const std::string& topic, ConduitSourceOptions options = {});
+
+ private:
+  class Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include "penstock/dead_letter.hpp"
+
+namespace pqxx {
+class transaction_base;
+}
+
+namespace penstock {
+
+/// The store cannot be reached. Nothing was decided; the consumer pauses its source, and no attempt is counted.
+class PENSTOCK_EXPORT DatastoreUnavailable : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+/// Deadlock or serialization failure: the transaction is undone and is run again at once, without counting an attempt.
+class PENSTOCK_EXPORT TransactionConflict : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+/// The connection broke during commit. Only the inbox, read over a new connection, tells what happened.
+class PENSTOCK_EXPORT CommitInDoubt : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Where a consumer keeps what makes its effects happen exactly once: inbox, checkpoints, parked messages, dead letters, audit
+/// trail and outbox, all in the transaction of the effect. PostgresDatastore is the real one; testing::MemoryDatastore lets a
+/// handler without SQL be tested in memory. Handlers do not see this class; a consumer drives it.
+///
+/// Thread safety: `session` from any thread. Lifetime: must outlive the consumers and sessions made from it.
+class PENSTOCK_EXPORT Datastore {
+ public:
+  /// What the inbox says of a delivery.
+  enum class Admission : std::uint8_t {
+    fresh,      ///< marked; the transaction is open, run the handler
+    duplicate,  ///< settled before, or parked: acknowledge it and do nothing. No transaction is open
+    behind      ///< an earlier message of its key is parked, so this one was parked behind it and committed: acknowledge it
+  };
+  /// A parked message whose time has come, locked in the open transaction. `attempt` is the number of the coming attempt.
+  struct Due {
+    Message message{};
+    int attempt = 1;
+  };
+
+  /// One worker's connection, with at most one message in work at a time. Every call may throw DatastoreUnavailable or
+  /// TransactionConflict; the work is then undone and the session ready for `begin` again (it reconnects by itself).
+  /// Thread safety: one thread at a time.
+  class PENSTOCK_EXPORT Session {
+   public:
+    virtual ~Session() = default;
+
+    /// Opens the transaction and marks the inbox with (group, source, id).
+    virtual Admission begin(const Message& message) = 0;
+    /// Opens a transaction with the next parked message of the group that is due, or nothing: then no transaction is open.
+    /// Another worker's are skipped. Messages of a key come one at a time, in their order.
+    virtual std::optional<Due> begin_due() = 0;
+    /// How many parked messages are due now, at most `limit`.
+    virtual std::size_t due(std::size_t limit) = 0;
+
+    /// The open transaction, for the handler; null on a store without SQL.
+    virtual pqxx::transaction_base* tx() = 0;
+
+    /// Writes emitted events, audit row and checkpoint, and commits. For a parked message also removes it and releases its
+    /// successor. Throws CommitInDoubt.
+    virtual void complete(std::span<const Event> emitted, const Attempt& attempt) = 0;
+    /// Undoes the handler's work and, in one transaction, parks the message until `delay` from now by the store's clock, with
+    /// this attempt in its history. A repeated delivery of it will be a duplicate.
+    virtual void park(const Attempt& attempt, std::chrono::milliseconds delay) = 0;
+    /// Undoes the handler's work and, in one transaction, records the dead letter with its history and appends its message for
+    /// `<channel>.dead` to the outbox. For a parked message also removes it and releases its successor.
+    virtual void bury(const Attempt& attempt, const std::string& reason) = 0;
+    /// Dead-letters a delivery that is no event: no transaction need be open.
+    virtual void bury_malformed(const Message& message) = 0;
+    /// Undoes everything; the message is as if it had not been begun.
+    virtual void abandon() noexcept = 0;
+
+    /// After CommitInDoubt: whether the inbox holds the message, so that the effect is there.
+    virtual bool settled(const Message& message) = 0;
+  };
+
+  virtual ~Datastore() = default;
+  /// A session for a consumer group. Does not connect yet.
+  virtual std::unique_ptr<Session> session(const std::string& group) = 0;
+};
+
+}  // namespace penstock

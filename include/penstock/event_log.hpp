@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "penstock/event.hpp"
+
+namespace penstock {
+
+/// Another relay has taken the cursor over; nothing more may be done under the old lease.
+class PENSTOCK_EXPORT LeaseLost : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+/// The log's database cannot be reached. Nothing was decided.
+class PENSTOCK_EXPORT LogUnavailable : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// A log of committed events that a Relay reads: an Outbox, or testing::MemoryLog. Services append and never see this class.
+///
+/// Thread safety: `cursor` from any thread. Lifetime: must outlive its cursors.
+class PENSTOCK_EXPORT EventLog {
+ public:
+  struct Entry {
+    std::uint64_t sequence = 0;  ///< counts the entries of one ownership of one cursor, from 1, without gaps
+    Event event{};
+  };
+
+  /// One destination's place in the log, held under a lease with a fencing token.
+  /// Every call may throw LogUnavailable (call again) or LeaseLost (start over with `acquire`).
+  /// Thread safety: one thread at a time.
+  class PENSTOCK_EXPORT Cursor {
+   public:
+    virtual ~Cursor() = default;
+    /// Takes the lease, or finds another relay holding it (false). On success reading starts after the last checkpoint and
+    /// sequences start again from 1.
+    virtual bool acquire() = 0;
+    /// The next entries, each once, per key in the order they were committed in; empty when nothing more is committed now.
+    /// Holds no transaction or lock on return.
+    virtual std::vector<Entry> read(std::size_t max) = 0;
+    /// Everything up to and including `sequence` is settled. Cheap: it is written, under the token, at most a few times a
+    /// second and on `release`. Also renews the lease, so it is to be called at least once a second, also when nothing moved.
+    virtual void checkpoint(std::uint64_t sequence) = 0;
+    /// Records an event that will never be published as a dead letter of the log's side, durably, before returning.
+    virtual void bury(const Entry& entry, const std::string& channel, const std::string& error, int attempts) = 0;
+    /// Waits for a sign that something was committed, or for `most`. A hint only: it may be lost or be for nothing.
+    virtual void wait(std::chrono::milliseconds most, std::stop_token stop) = 0;
+    /// Writes the checkpoint and gives the lease up, so that another relay takes over at once. Does not throw.
+    virtual void release() noexcept = 0;
+  };
+
+  virtual ~EventLog() = default;
+  /// The cursor of that name (made at its first `acquire`), seeing only events whose route matches one of the patterns. A route
+  /// is the event's type, or `dead_letters_of(channel)` for a dead letter; see `route_matches`.
+  virtual std::unique_ptr<Cursor> cursor(const std::string& name, const std::vector<std::string>& patterns) = 0;
+};
+
+/// Whether a pattern such as "shop.order.*" covers a route: `*` stands for any run of characters, also dots and none.
+PENSTOCK_EXPORT bool route_matches(std::string_view pattern, std::string_view route) noexcept;
+
+}  // namespace penstock

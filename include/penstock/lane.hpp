@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "penstock/logger.hpp"
+#include "penstock/publisher.hpp"
+#include "penstock/source.hpp"
+
+namespace penstock {
+
+struct LaneOptions {
+  std::string
+      url{};  ///< required: "amqp://user:password@host:port/vhost" (vhost percent-encoded); never logged with its password
+  std::chrono::seconds heartbeat{10};
+  std::size_t window = 2'000;  ///< most messages sent and not confirmed, per channel
+  std::shared_ptr<Logger> logger{};
+};
+
+struct QueueSpec {
+  enum class Kind : std::uint8_t { quorum, classic };
+  std::string name{};
+  Kind kind = Kind::quorum;             ///< both are durable
+  bool single_active_consumer = false;  ///< one member of the group at a time, so that order holds across processes
+};
+
+struct LaneSourceOptions {
+  std::uint16_t prefetch = 50;  ///< most messages delivered and not settled
+};
+
+/// RabbitMQ: a job queue with acknowledgements.
+///
+/// Messages are persistent, publishing is confirmed and `mandatory`: an unroutable message is `rejected`. Heartbeats go on
+/// whatever handlers do. A cancelled consumer, a closed channel or a cut connection is rebuilt with back-off and jitter; what
+/// was outstanding becomes `unknown`. Delayed retries wait in a queue per delay that expires by itself, confirmed before the
+/// original is acknowledged.
+///
+/// Thread safety: any thread. Lifetime: channels and sources keep what they need alive and may outlive it.
+class PENSTOCK_EXPORT Lane {
+ public:
+  /// Does not connect. Throws std::invalid_argument for a URL that cannot be read.
+  explicit Lane(LaneOptions options);
+  ~Lane();
+  Lane(Lane&&) noexcept;
+  Lane& operator=(Lane&&) noexcept;
+
+  /// Declares the durable queue. Throws std::runtime_error when it exists with other arguments (showing RabbitMQ's words and
+  /// the remedy) or RabbitMQ does not answer in time.
+  void declare(const QueueSpec& queue, std::chrono::milliseconds timeout = std::chrono::seconds{30});
+
+  /// The queue as a destination, through the default exchange. An unknown queue shows as `rejected`.
+  [[nodiscard]] Channel channel(const std::string& queue);
+  /// The queue as a source.
+  [[nodiscard]] std::unique_ptr<Source> source(const std::string& queue, LaneSourceOptions options = {});
+
+ private:
+  class Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace penstock
