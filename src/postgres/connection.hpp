@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "postgres/pqxx_compat.hpp"
+
+namespace penstock::postgres {
+
+struct ConnectOptions {
+  std::chrono::milliseconds connect_timeout{5'000};
+  std::chrono::milliseconds statement_timeout{0};  ///< 0: none
+};
+
+/// The connection string with a connect timeout, keepalives and a name for the connection added, each unless it is there.
+std::string with_defaults(const std::string& url, std::chrono::milliseconds connect_timeout);
+
+/// Opens a connection with our session settings: UTF-8, UTC, bytes as hex, deadlines. Throws libpqxx's exceptions.
+///
+/// Throw the connection away after any broken_connection: libpqxx 6 reconnects by itself and forgets the settings.
+std::unique_ptr<pqxx::connection> connect(const std::string& url, const ConnectOptions& options);
+
+}  // namespace penstock::postgres

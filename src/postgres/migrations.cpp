@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "postgres/migrations.hpp"
+
+#include <array>
+#include <cstddef>
+
+namespace penstock::postgres {
+namespace {
+
+// Texts that are indexed or compared have the "C" collation: faster, and a new C library never corrupts an index.
+constexpr std::string_view kFirst = R"sql(
+-- The log. Rows are only ever inserted. `txid` is the transaction that appended, `id` is drawn when the row is made (CACHE 1:
+-- with a larger cache, ids would not follow the order of commits of one key).
+CREATE TABLE @schema@.outbox (
+  id             bigint GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY,
+  txid           xid8 NOT NULL DEFAULT pg_current_xact_id(),
+  appended_at    timestamptz NOT NULL DEFAULT now(),
+  route          text COLLATE "C" NOT NULL,
+  event_id       text COLLATE "C" NOT NULL,
+  source         text COLLATE "C" NOT NULL,
+  type           text COLLATE "C" NOT NULL,
+  subject        text,
+  key            text COLLATE "C",
+  content_type   text,
+  data_schema    text,
+  time           text,           -- NULL: appended_at
+  correlation_id text COLLATE "C",
+  causation_id   text COLLATE "C",
+  traceparent    text,
+  tracestate     text,
+  extensions     jsonb,          -- {"name": text | number | boolean | {"base64": text}}
+  headers        jsonb,          -- [[name, text | null | {"base64": text}], …]
+  data           bytea
+) WITH (fillfactor = 100, autovacuum_vacuum_insert_threshold = 50000, autovacuum_vacuum_insert_scale_factor = 0,
+        autovacuum_freeze_min_age = 0, autovacuum_analyze_threshold = 100000, autovacuum_analyze_scale_factor = 0,
+        toast.autovacuum_vacuum_insert_threshold = 50000, toast.autovacuum_vacuum_insert_scale_factor = 0,
+        toast.autovacuum_freeze_min_age = 0);
+CREATE INDEX outbox_txid ON @schema@.outbox (txid, id);
+
+-- One row per destination: its place in the log and the lease of the relay that owns it. Everything visible in `prev` is
+-- settled; of what became visible between `prev` and `cur`, everything up to the id `place`.
+CREATE TABLE @schema@.cursors (
+  name        text COLLATE "C" PRIMARY KEY,
+  owner       text NOT NULL,
+  token       bigint NOT NULL,
+  lease_until timestamptz NOT NULL,
+  prev        pg_snapshot NOT NULL DEFAULT '3:3:',
+  cur         pg_snapshot,
+  place       bigint NOT NULL DEFAULT 0,
+  updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+
+-- Cursors whose relay sleeps and wants to be notified. A table of its own, since every append looks into it: it changes a few
+-- times a minute at most, so it stays small also while an old snapshot keeps dead rows from being removed.
+CREATE TABLE @schema@.sleepers (
+  cursor text COLLATE "C" PRIMARY KEY,
+  until  timestamptz NOT NULL
+) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+
+CREATE TABLE @schema@.inbox (
+  consumer_group text COLLATE "C" NOT NULL,
+  source         text COLLATE "C" NOT NULL,
+  id             text COLLATE "C" NOT NULL,
+  state          text COLLATE "C" NOT NULL DEFAULT 'done' CHECK (state IN ('done', 'parked', 'dead')),
+  seen_at        timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (consumer_group, source, id)
+) WITH (autovacuum_vacuum_insert_threshold = 50000, autovacuum_vacuum_insert_scale_factor = 0,
+        autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0);
+CREATE INDEX inbox_seen_at ON @schema@.inbox USING brin (seen_at);
+
+CREATE TABLE @schema@.parked (
+  seq             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  consumer_group  text COLLATE "C" NOT NULL,
+  key             text COLLATE "C",
+  behind          boolean NOT NULL DEFAULT false,
+  next_attempt_at timestamptz NOT NULL,
+  attempt         integer NOT NULL,
+  attempts        jsonb NOT NULL DEFAULT '[]',
+  source          text COLLATE "C" NOT NULL,
+  event_id        text COLLATE "C" NOT NULL,
+  type            text COLLATE "C" NOT NULL,
+  backend         text NOT NULL,
+  channel         text NOT NULL,
+  partition       integer NOT NULL DEFAULT -1,
+  position        bigint NOT NULL DEFAULT -1,
+  deliveries      bigint NOT NULL DEFAULT 0,
+  redelivered     boolean NOT NULL DEFAULT false,
+  wire_key        bytea,
+  headers         jsonb NOT NULL DEFAULT '[]',  -- as in outbox
+  payload         bytea,
+  parked_at       timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 70, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.02);
+CREATE INDEX parked_due ON @schema@.parked (consumer_group, next_attempt_at) WHERE NOT behind;
+CREATE INDEX parked_key ON @schema@.parked (consumer_group, key, seq);
+
+-- `side` is 'outbox' for events that could not be published (consumer_group is then the cursor's name, position the outbox id,
+-- and headers follow the Kafka binding), 'consumer' for messages whose handler gave up.
+CREATE TABLE @schema@.dead_letters (
+  id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  created_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  side           text COLLATE "C" NOT NULL CHECK (side IN ('consumer', 'outbox')),
+  state          text COLLATE "C" NOT NULL DEFAULT 'dead',
+  consumer_group text COLLATE "C" NOT NULL,
+  backend        text NOT NULL,
+  channel        text COLLATE "C" NOT NULL,
+  partition      integer NOT NULL DEFAULT -1,
+  position       bigint NOT NULL DEFAULT -1,
+  source         text COLLATE "C",
+  event_id       text COLLATE "C",
+  type           text COLLATE "C",
+  key            text COLLATE "C",
+  wire_key       bytea,
+  headers        jsonb NOT NULL DEFAULT '[]',  -- as in outbox
+  payload        bytea,
+  reason         text NOT NULL,
+  first_error    text,
+  last_error     text,
+  attempts       jsonb NOT NULL DEFAULT '[]'
+);
+CREATE INDEX dead_letters_event ON @schema@.dead_letters (source, event_id);
+CREATE INDEX dead_letters_channel ON @schema@.dead_letters (channel, state, id);
+
+-- Only ever inserted.
+CREATE TABLE @schema@.audit (
+  id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at             timestamptz NOT NULL DEFAULT clock_timestamp(),
+  consumer_group text COLLATE "C" NOT NULL,
+  backend        text NOT NULL,
+  channel        text NOT NULL,
+  partition      integer NOT NULL DEFAULT -1,
+  position       bigint NOT NULL DEFAULT -1,
+  source         text COLLATE "C",
+  event_id       text COLLATE "C",
+  type           text COLLATE "C",
+  key            text COLLATE "C",
+  correlation_id text COLLATE "C",
+  causation_id   text COLLATE "C",
+  traceparent    text,
+  outcome        text COLLATE "C" NOT NULL,
+  attempt        integer NOT NULL DEFAULT 1,
+  duration_ms    bigint NOT NULL DEFAULT 0,
+  error          text,
+  host           text
+) WITH (autovacuum_vacuum_insert_threshold = 50000, autovacuum_vacuum_insert_scale_factor = 0, autovacuum_freeze_min_age = 0);
+CREATE INDEX audit_correlation ON @schema@.audit (correlation_id) WHERE correlation_id IS NOT NULL;
+CREATE INDEX audit_event ON @schema@.audit (source, event_id);
+
+-- How far a group came on a channel; one row for each worker, so that workers never wait for each other's row lock.
+CREATE TABLE @schema@.checkpoints (
+  consumer_group text COLLATE "C" NOT NULL,
+  channel        text COLLATE "C" NOT NULL,
+  partition      integer NOT NULL,
+  member         text COLLATE "C" NOT NULL,
+  position       bigint NOT NULL,
+  settled        bigint NOT NULL DEFAULT 0,
+  updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (consumer_group, channel, partition, member)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+
+CREATE FUNCTION @schema@.uuid7() RETURNS text LANGUAGE sql VOLATILE PARALLEL SAFE SET search_path = pg_catalog AS $$
+  SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid()) PLACING
+           substring(int8send(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6), 52, 1), 53, 1),
+         'hex')::uuid::text
+$$;
+
+-- Wakes the relays that sleep, if any, when the transaction commits.
+CREATE FUNCTION @schema@.wake() RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog AS $$
+  SELECT pg_notify('@wake@', '') WHERE EXISTS (SELECT FROM @schema@.sleepers WHERE until > clock_timestamp())
+$$;
+
+-- Appends an event from SQL (a trigger, a program in another language) in the current transaction; returns its id. Take the lock
+-- on the row the event is about first: events of a key are relayed in the order of the appends made under that lock.
+CREATE FUNCTION @schema@.append(event_type text, event_data bytea, event_key text DEFAULT NULL, event_source text DEFAULT NULL,
+    event_id text DEFAULT NULL, subject text DEFAULT NULL, content_type text DEFAULT 'application/json',
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL, traceparent text DEFAULT NULL)
+  RETURNS text LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog AS $$
+#variable_conflict use_column
+DECLARE
+  new_id text := coalesce(nullif(append.event_id, ''), @schema@.uuid7());
+BEGIN
+  IF coalesce(event_type, '') = '' THEN RAISE EXCEPTION 'event_type is not set' USING ERRCODE = 'invalid_parameter_value'; END IF;
+  IF coalesce(event_source, '') = '' THEN
+    RAISE EXCEPTION 'event_source is not set: name the producer, as /shop/orders' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  INSERT INTO @schema@.outbox(route, event_id, source, type, subject, key, content_type, correlation_id, causation_id,
+                              traceparent, data)
+    VALUES (event_type, new_id, event_source, event_type, nullif(append.subject, ''), nullif(event_key, ''),
+            CASE WHEN event_data IS NOT NULL THEN append.content_type END, append.correlation_id, append.causation_id,
+            append.traceparent, event_data);
+  PERFORM @schema@.wake();
+  RETURN new_id;
+END
+$$;
+CREATE FUNCTION @schema@.append(event_type text, event_data text, event_key text DEFAULT NULL, event_source text DEFAULT NULL,
+    event_id text DEFAULT NULL, subject text DEFAULT NULL, content_type text DEFAULT 'application/json',
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL, traceparent text DEFAULT NULL)
+  RETURNS text LANGUAGE sql VOLATILE SET search_path = pg_catalog AS $$
+  SELECT @schema@.append(event_type, convert_to(event_data, 'UTF8'), event_key, event_source, event_id, subject, content_type,
+                         correlation_id, causation_id, traceparent)
+$$;
+)sql";
+
+constexpr std::array kMigrations{kFirst};
+
+}  // namespace
+
+std::string_view migration(int number) noexcept { return kMigrations[static_cast<std::size_t>(number - 1)]; }
+
+int last_migration() noexcept { return static_cast<int>(kMigrations.size()); }
+
+}  // namespace penstock::postgres

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The one place that knows that libpqxx changes: everything here compiles without a warning with 6.4 to 7.10.
+
+#include <functional>
+#include <memory>
+#include <pqxx/pqxx>
+#include <string>
+#include <utility>
+
+#if !defined(PQXX_VERSION_MAJOR)
+#error "libpqxx 6.4 or newer is needed"
+#endif
+
+namespace penstock::postgres {
+
+#if PQXX_VERSION_MAJOR > 7 || (PQXX_VERSION_MAJOR == 7 && PQXX_VERSION_MINOR >= 10)
+#define PENSTOCK_PQXX_PARAMS 1
+#else
+#define PENSTOCK_PQXX_PARAMS 0
+#endif
+
+/// Runs one statement with parameters. Give std::string, std::optional<std::string>, integers and bool; bytes travel as hex
+/// text (see text_codec.hpp), arrays as one text literal.
+template <class... Args>
+pqxx::result run(pqxx::transaction_base& tx, const std::string& sql, const Args&... args) {
+  if constexpr (sizeof...(Args) == 0) {
+    return tx.exec(sql);
+  } else {
+#if PENSTOCK_PQXX_PARAMS
+    return tx.exec(sql, pqxx::params{args...});
+#else
+    return tx.exec_params(sql, args...);
+#endif
+  }
+}
+
+/// The five characters of SQLSTATE; empty when the server gave none.
+inline std::string sqlstate(const pqxx::sql_error& error) { return error.sqlstate(); }
+
+/// Calls `hint` for each notification on a channel. It is called inside other calls on the connection, never on a thread of its
+/// own. Must die before the connection.
+class Listener {
+ public:
+  Listener(pqxx::connection& connection, const std::string& channel, std::function<void()> hint);
+
+ private:
+#if PENSTOCK_PQXX_PARAMS
+#else
+  class Receiver final : public pqxx::notification_receiver {
+   public:
+    Receiver(pqxx::connection& connection, const std::string& channel, std::function<void()> hint)
+        : pqxx::notification_receiver{connection, channel}, hint_{std::move(hint)} {}
+    void operator()(const std::string& /*payload*/, int /*backend_pid*/) override { hint_(); }
+
+   private:
+    std::function<void()> hint_;
+  };
+  Receiver receiver_;
+#endif
+};
+
+#if PENSTOCK_PQXX_PARAMS
+inline Listener::Listener(pqxx::connection& connection, const std::string& channel, std::function<void()> hint) {
+  connection.listen(channel, [hint = std::move(hint)](const pqxx::notification&) { hint(); });
+}
+#else
+inline Listener::Listener(pqxx::connection& connection, const std::string& channel, std::function<void()> hint)
+    : receiver_{connection, channel, std::move(hint)} {}
+#endif
+
+}  // namespace penstock::postgres
