@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "api.hpp"
+
+#include <httplib.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "order.hpp"
+#include "penstock/outbox.hpp"
+#include "penstock/uuid.hpp"
+#include "serve.hpp"
+#include "sql.hpp"
+
+namespace shop {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t largest_body = 1'048'576;
+
+/// RFC 9457.
+void problem(httplib::Response& response, int status, const std::string& title, const std::string& detail,
+             const std::string& field = {}) {
+  json body{{"type", "about:blank"}, {"title", title}, {"status", status}, {"detail", detail}};
+  if (!field.empty()) body["field"] = field;
+  response.status = status;
+  response.set_content(body.dump(-1, ' ', false, json::error_handler_t::replace), "application/problem+json");
+}
+
+void unavailable(httplib::Response& response, const std::string& detail) {
+  response.set_header("Retry-After", "1");
+  problem(response, 503, "Service Unavailable", detail);
+}
+
+/// The key is a structured-field string, "…"; taken without its quotes too, as many clients send it.
+std::string idempotency_key(const httplib::Request& request) {
+  auto key = request.get_header_value("Idempotency-Key");
+  if (key.size() >= 2 && key.front() == '"' && key.back() == '"') key = key.substr(1, key.size() - 2);
+  return key;
+}
+
+class Api {
+ public:
+  Api(const Options& options, penstock::Outbox& outbox) : outbox_{outbox}, connections_{options.postgres} {}
+
+  void place(const httplib::Request& request, httplib::Response& response) {
+    const auto key = idempotency_key(request);
+    if (key.empty() || key.size() > 200) {
+      return problem(
+          response, 400, "Bad Request",
+          key.empty()
+              ? "the header Idempotency-Key is missing; send one that is unique to this order, and the same for every retry"
+              : "the header Idempotency-Key has " + std::to_string(key.size()) + " bytes; at most 200",
+          "Idempotency-Key");
+    }
+    Order order;
+    try {
+      order = parse_order(request.body);
+    } catch (const InvalidOrder& error) {
+      return problem(response, 400, "Bad Request", error.what(), error.field.empty() ? "/" : error.field);
+    }
+    try {
+      const auto placed =
+          connections_.with([&](pqxx::connection& connection) { return store(connection, order, key, request.body); });
+      if (!placed) {
+        return problem(response, 409, "Conflict",
+                       "the Idempotency-Key \"" + key + "\" was used for another body; send a new key for a new order",
+                       "Idempotency-Key");
+      }
+      outbox_.signal();
+      response.status = 202;
+      response.set_header("Location", "/orders/" + *placed);
+      response.set_content(json{{"id", *placed}, {"reference", order.reference}}.dump(), "application/json");
+    } catch (const pqxx::in_doubt_error&) {
+      unavailable(response,
+                  "the connection to the database broke while the order was being committed; send it again with the same "
+                  "Idempotency-Key");
+    } catch (const pqxx::broken_connection&) {
+      unavailable(response, "the database is away; send the order again with the same Idempotency-Key");
+    }
+  }
+
+  void show(const std::string& id, httplib::Response& response) {
+    try {
+      const auto body = connections_.with([&](pqxx::connection& connection) { return story(connection, id); });
+      if (!body) return problem(response, 404, "Not Found", "there is no order \"" + id + "\"", "id");
+      response.set_content(body->dump(-1, ' ', false, json::error_handler_t::replace), "application/json");
+    } catch (const pqxx::broken_connection&) {
+      unavailable(response, "the database is away");
+    }
+  }
+
+  void ready(httplib::Response& response) {
+    try {
+      connections_.with([](pqxx::connection& connection) {
+        pqxx::nontransaction tx{connection};
+        return tx.exec("SELECT 1").size();
+      });
+      response.set_content("ready\n", "text/plain");
+    } catch (const std::exception&) {
+      unavailable(response, "the database is away");
+    }
+  }
+
+ private:
+  /// The order's id; nothing when the key belongs to another body.
+  std::optional<std::string> store(pqxx::connection& connection, const Order& order, const std::string& key,
+                                   const std::string& body) {
+    pqxx::work tx{connection};
+    const auto id = penstock::uuid7();
+    const auto stored =
+        run(tx,
+            "INSERT INTO shop.orders (id, reference, idempotency_key, fingerprint, kind, customer, country, total, lines) "
+            "VALUES ($1, $2, $3, sha256(convert_to($4, 'UTF8')), $5, NULLIF($6, ''), NULLIF($7, ''), $8::numeric, $9) "
+            "ON CONFLICT (idempotency_key) DO NOTHING",
+            id, order.reference, key, body, order.cancellation ? "cancellation" : "order", order.customer, order.country,
+            format_money(order.total()), static_cast<int>(order.lines.size()));
+    if (stored.affected_rows() == 0) {
+      const auto known = run(
+          tx, "SELECT id, fingerprint = sha256(convert_to($2, 'UTF8')) FROM shop.orders WHERE idempotency_key = $1", key, body);
+      if (known.empty() || !known[0][1].as<bool>()) return std::nullopt;
+      return known[0][0].as<std::string>();
+    }
+    penstock::Event placed;
+    placed.type = "shop.order.placed.v1";
+    placed.subject = order.reference;
+    placed.key = id;
+    placed.correlation_id = id;
+    placed.data = to_json(order);
+    outbox_.append(tx, placed);
+    tx.commit();
+    return id;
+  }
+
+  static std::optional<json> story(pqxx::connection& connection, const std::string& id) {
+    pqxx::work tx{connection};
+    const auto found = run(tx,
+                           "SELECT reference, kind, customer, country, total, lines, state, reason, placed_at, settled_at FROM "
+                           "shop.orders WHERE id = $1",
+                           id);
+    if (found.empty()) return std::nullopt;
+    json body{{"id", id}};
+    for (const auto& field : found[0]) {
+      body[field.name()] = field.is_null() ? json{} : json(field.c_str());
+    }
+    body["lines"] = found[0]["lines"].as<int>();
+    json story = json::array();
+    story.push_back({{"at", found[0]["placed_at"].c_str()},
+                     {"by", "orders-api"},
+                     {"event", "shop.order.placed.v1"},
+                     {"outcome", "committed"}});
+    for (const auto& row : run(tx,
+                               "SELECT at, consumer_group, channel, type, event_id, outcome, attempt, duration_ms, error "
+                               "FROM penstock.audit WHERE correlation_id = $1 ORDER BY id",
+                               id)) {
+      json hop{{"at", row["at"].c_str()},
+               {"by", row["consumer_group"].c_str()},
+               {"channel", row["channel"].c_str()},
+               {"event", row["type"].c_str()},
+               {"event_id", row["event_id"].c_str()},
+               {"outcome", row["outcome"].c_str()},
+               {"attempt", row["attempt"].as<int>(0)}};
+      if (!row["duration_ms"].is_null()) hop["duration_ms"] = row["duration_ms"].as<double>();
+      if (!row["error"].is_null() && *row["error"].c_str() != '\0') hop["error"] = row["error"].c_str();
+      story.push_back(std::move(hop));
+    }
+    body["story"] = std::move(story);
+    return body;
+  }
+
+  penstock::Outbox& outbox_;
+  Connections connections_;
+};
+
+}  // namespace
+
+void serve_api(const Options& options, penstock::Outbox& outbox, std::stop_token stop) {
+  Api api{options, outbox};
+  httplib::Server server;
+  server.new_task_queue = [] { return new httplib::ThreadPool(8); };
+  server.set_payload_max_length(largest_body);
+  server.set_keep_alive_timeout(5);
+  server.set_read_timeout(10, 0);
+  server.Post("/orders", [&](const httplib::Request& request, httplib::Response& response) { api.place(request, response); });
+  server.Get(R"(/orders/([^/]+))",
+             [&](const httplib::Request& request, httplib::Response& response) { api.show(request.matches[1], response); });
+  server.Get("/healthz",
+             [](const httplib::Request&, httplib::Response& response) { response.set_content("alive\n", "text/plain"); });
+  server.Get("/readyz", [&](const httplib::Request&, httplib::Response& response) { api.ready(response); });
+  server.set_exception_handler([](const httplib::Request&, httplib::Response& response, const std::exception_ptr& error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& failure) {
+      problem(response, 500, "Internal Server Error", failure.what());
+    } catch (...) {
+      problem(response, 500, "Internal Server Error", "an unknown failure");
+    }
+  });
+  server.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
+    if (!response.body.empty()) return;
+    if (response.status == 413) {
+      problem(response, 413, "Content Too Large",
+              "the body is larger than " + std::to_string(largest_body) + " bytes; send a smaller order");
+    } else {
+      problem(response, response.status, "Error",
+              request.method + " " + request.path + " is not served here; see POST /orders, GET /orders/{id}");
+    }
+  });
+  if (!server.bind_to_port(options.host, options.port)) {
+    throw std::runtime_error{"cannot listen on " + options.host + ":" + std::to_string(options.port) +
+                             "; is the port taken? Choose another with --port"};
+  }
+  serve_until(server, stop);
+}
+
+}  // namespace shop
