@@ -20,7 +20,7 @@ std::int64_t number(pqxx::transaction_base& tx, const std::string& sql) { return
 // An order that is not settled and whose message is a dead letter, on either side.
 constexpr const char* open_orders =
     "(SELECT o.id, EXISTS (SELECT 1 FROM penstock.dead_letters d WHERE d.key = o.id) AS dead, "
-    " EXISTS (SELECT 1 FROM penstock.parked p WHERE p.key = convert_to(o.id, 'UTF8')) AS parked "
+    " EXISTS (SELECT 1 FROM penstock.parked p WHERE p.key = o.id) AS parked "
     " FROM shop.orders o WHERE o.settled_at IS NULL)";
 
 }  // namespace
