@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/attributes.hpp"
+
+#include <utility>
+
+#include "core/text.hpp"
+#include "core/trace_context.hpp"
+#include "penstock/envelope.hpp"
+
+namespace penstock {
+namespace {
+
+[[noreturn]] void conflict(std::string_view name, std::string_view a, std::string_view b) {
+  throw MalformedMessage{"malformed message: attribute " + text::shown(name) + " is given twice, as " + text::shown(a) +
+                         " and " + text::shown(b) + "; the producer must send it once"};
+}
+
+void clean_trace(Event& event, bool twice) {
+  event.traceparent = text::trim(event.traceparent);
+  event.tracestate = text::trim(event.tracestate);
+  if (twice || !text::is_ce_string(event.traceparent) || !parse_traceparent(event.traceparent)) event.traceparent.clear();
+  if (event.traceparent.empty() || !text::is_ce_string(event.tracestate) || !parse_tracestate(event.tracestate)) {
+    event.tracestate.clear();
+  }
+}
+
+}  // namespace
+
+void AttributeReader::set(std::string_view name, ExtensionValue value) {
+  any_ = true;
+  const std::size_t known = find_attribute(name);
+  if (known == attributes.size() && name != "specversion") {
+    const auto [place, added] = event_.extensions.try_emplace(std::string{name}, std::move(value));
+    // A failed try_emplace leaves the value where it was.
+    if (!added && !(place->second == value)) conflict(name, place->second.text(), value.text());
+    return;
+  }
+  std::string& field = name == "specversion" ? version_ : event_.*attributes[known].field;
+  if (field.empty()) {
+    field = value.text();
+  } else if (!value.text().empty() && field != value.text()) {
+    if (name != "traceparent" && name != "tracestate") conflict(name, field, value.text());
+    trace_twice_ = true;
+  }
+}
+
+Event AttributeReader::finish(std::string_view prefix) && {
+  const auto missing = [&](std::string_view name) {
+    throw MalformedMessage{"malformed message: no CloudEvent, as '" + std::string{prefix} + std::string{name} +
+                           "' is missing or empty; send CloudEvents 1.0 in binary or structured mode"};
+  };
+  if (event_.id.empty()) missing("id");
+  if (event_.source.empty()) missing("source");
+  if (event_.type.empty()) missing("type");
+  if (version_.empty()) missing("specversion");
+  if (version_ != spec_version) {
+    throw MalformedMessage{"malformed message: '" + std::string{prefix} + "specversion' is " + text::shown(version_) +
+                           "; only CloudEvents 1.0 is read"};
+  }
+  clean_trace(event_, trace_twice_);
+  try {
+    validate(event_);
+  } catch (const InvalidEvent& error) {
+    throw MalformedMessage{std::string{"malformed message: "} + error.what()};
+  }
+  return std::move(event_);
+}
+
+}  // namespace penstock

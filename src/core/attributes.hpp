@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include "penstock/event.hpp"
+
+namespace penstock {
+
+/// A CloudEvents attribute that has a member of Event to itself.
+struct Attribute {
+  std::string_view name;
+  std::string Event::*field;
+  /// Defined by CloudEvents itself and always a string; the others are well-known extensions.
+  bool core;
+};
+
+inline constexpr std::array<Attribute, 12> attributes{{
+    {"id", &Event::id, true},
+    {"source", &Event::source, true},
+    {"type", &Event::type, true},
+    {"time", &Event::time, true},
+    {"subject", &Event::subject, true},
+    {"datacontenttype", &Event::content_type, true},
+    {"dataschema", &Event::data_schema, true},
+    {"partitionkey", &Event::key, false},
+    {"correlationid", &Event::correlation_id, false},
+    {"causationid", &Event::causation_id, false},
+    {"traceparent", &Event::traceparent, false},
+    {"tracestate", &Event::tracestate, false},
+}};
+
+inline constexpr std::string_view spec_version = "1.0";
+
+/// The place of a name in `attributes`, or its size. The name is in lower case.
+[[nodiscard]] inline std::size_t find_attribute(std::string_view name) noexcept {
+  std::size_t i = 0;
+  while (i < attributes.size() && attributes[i].name != name) ++i;
+  return i;
+}
+
+/// Whether a lower-case name is taken, so that no extension may have it.
+[[nodiscard]] inline bool is_core_attribute(std::string_view name) noexcept {
+  return name == "specversion" || find_attribute(name) < attributes.size();
+}
+
+/// Collects the attributes of a message that is being read, whatever mode it came in.
+class AttributeReader {
+ public:
+  /// Takes one attribute by its lower-case name. Throws MalformedMessage when it was given before with another value.
+  void set(std::string_view name, ExtensionValue value);
+
+  /// The event with these attributes, checked; `prefix` is what the message writes before their names, for errors.
+  /// Throws MalformedMessage. A broken trace context is left out: it must never cost the message.
+  [[nodiscard]] Event finish(std::string_view prefix) &&;
+
+  /// The event as read so far: data, headers and a key may be added.
+  [[nodiscard]] Event& event() noexcept { return event_; }
+  /// Whether any attribute was set.
+  [[nodiscard]] bool any() const noexcept { return any_; }
+
+ private:
+  Event event_{};
+  std::string version_{};
+  bool any_ = false;
+  bool trace_twice_ = false;
+};
+
+}  // namespace penstock

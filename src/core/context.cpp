@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "penstock/context.hpp"
+
+#include <stdexcept>
+#include <utility>
+
+#include "core/uuid_internal.hpp"
+#include "penstock/source.hpp"
+#include "penstock/uuid.hpp"
+
+namespace penstock {
+
+Context::Context(const Message& message, std::string group, std::string source, int attempt, pqxx::transaction_base* tx,
+                 std::stop_token stop)
+    : message_{message},
+      group_{std::move(group)},
+      source_{source.empty() ? "/penstock/" + group_ : std::move(source)},
+      attempt_{attempt},
+      tx_{tx},
+      stop_{std::move(stop)},
+      idempotency_key_{derived_id(group_, message.event.source, message.event.id, position::idempotency_key)} {}
+
+Context::~Context() = default;
+
+pqxx::transaction_base& Context::tx() const {
+  if (tx_ == nullptr) {
+    throw std::logic_error{"Context::tx: the consumer '" + group_ +
+                           "' has no SQL transaction; give it a PostgresDatastore, or do not use tx()"};
+  }
+  return *tx_;
+}
+
+void Context::emit(Event event) {
+  const Event& cause = message_.event;
+  if (event.id.empty()) event.id = derived_id(group_, cause.source, cause.id, static_cast<int>(emitted_.size()));
+  if (event.source.empty()) event.source = source_;
+  if (event.content_type.empty() && event.data) event.content_type = "application/json";
+  if (event.correlation_id.empty()) event.correlation_id = cause.correlation_id.empty() ? cause.id : cause.correlation_id;
+  if (event.causation_id.empty()) event.causation_id = cause.id;
+  if (event.traceparent.empty()) {
+    event.traceparent = cause.traceparent;
+    event.tracestate = cause.tracestate;
+  }
+  validate(event);
+  emitted_.push_back(std::move(event));
+}
+
+}  // namespace penstock
