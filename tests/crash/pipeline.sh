@@ -59,10 +59,7 @@ trap 'exit 143' TERM INT
 
 addresses=$("$root/scripts/services" start --dir "$services" --kafka "${PENSTOCK_SERVICES_KAFKA:-real}")
 eval "$addresses"
-read -r api payment stock < <(perl -MIO::Socket::INET -e '
-  my @s = map { my $s; for (1 .. 200) { last if $s; $s = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => 10240 + int rand 22000) }
-    $s or exit 1 } 1 .. 3;
-  print join(" ", map { $_->sockport } @s), "\n"')
+api=$(free_port) payment=$(free_port) stock=$(free_port)
 
 # Orders of our own making: of every kind the shop knows, some of them cancellations, corrections, guests, and a large one.
 perl -e '
@@ -93,7 +90,11 @@ rate=$((orders / (times + 10) + 1))
 feed "$dir/orders.ndjson" made &
 pid[feeder]=$!
 
-up "$api" || die 'the API did not come up'
+for ((i = 0; i < 300; ++i)); do
+  ! port_answers "$api" || break
+  sleep 0.1
+done
+port_answers "$api" || die 'the API did not come up'
 case $mode in
   kill)
     for ((n = 1; n <= times; ++n)); do
