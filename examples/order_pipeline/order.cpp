@@ -36,7 +36,9 @@ std::string text_at(const json& object, const std::string& name, const std::stri
   if (text.size() > longest) {
     throw InvalidOrder{field, field + " has " + std::to_string(text.size()) + " bytes; at most " + std::to_string(longest)};
   }
-  if (std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; })) {
+  // A description is prose and may have more than one line; everything else ends up in logs and addresses.
+  if (name != "description" &&
+      std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; })) {
     throw InvalidOrder{field, field + " holds a control character; remove it"};
   }
   return text;
