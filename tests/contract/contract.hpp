@@ -37,22 +37,23 @@ struct Traits {
   /// order everywhere). `replayable`: a new group reads settled messages too. `delays`: `retry` lets others pass meanwhile.
   SourceTraits source{};
   bool groups = false;        ///< each group gets every message; otherwise the channel itself is the one group
-  bool counts = false;        ///< a redelivery has Origin::deliveries 2, 3, …; otherwise 0, "does not say"
+  bool counts = false;        ///< a redelivery has Origin::deliveries 2, 3, …; otherwise it has 0, "does not say"
   bool marks = false;         ///< a redelivery after a crash of the receiver has Origin::redelivered
   bool partitions = false;    ///< Origin::partition is 0, 1, …; otherwise -1
   bool positions = false;     ///< Origin::position rises inside a partition; otherwise -1
   bool null_payload = false;  ///< null and empty payloads arrive as such; otherwise both arrive without a byte
   bool bounded = false;       ///< prefetch: no more messages while so many are unsettled; otherwise intake never stops
+  bool exact = false;         ///< acknowledged is never delivered again, also ahead of an unsettled one of its partition
   bool deduplicates = false;  ///< an event published twice with one identity is stored once
 };
 
 // clang-format off
-// Columns as in Traits:               ordered replayable delays  groups counts marks  partit posit  null   bound  dedup
-inline constexpr Traits kMemory     {{ true,   true,      true }, true,  true,  true,  true,  true,  true,  true,  false};
-inline constexpr Traits kConduit    {{ true,   true,      false}, true,  false, false, true,  true,  true,  false, false};
-inline constexpr Traits kLaneQuorum {{ false,  false,     true }, false, true,  true,  false, false, false, true,  false};
-inline constexpr Traits kLaneClassic{{ false,  false,     true }, false, false, true,  false, false, false, true,  false};
-inline constexpr Traits kBeacon     {{ false,  true,      true }, true,  true,  true,  false, true,  false, true,  true };
+// Columns as in Traits:               ordered replayable delays  groups counts marks  partit posit  null   bound  exact  dedup
+inline constexpr Traits kMemory     {{ true,   true,      true }, true,  true,  true,  true,  true,  true,  true,  true,  false};
+inline constexpr Traits kConduit    {{ true,   true,      false}, true,  false, false, true,  true,  true,  false, false, false};
+inline constexpr Traits kLaneQuorum {{ false,  false,     true }, false, true,  true,  false, false, false, true,  true,  false};
+inline constexpr Traits kLaneClassic{{ false,  false,     true }, false, false, true,  false, false, false, true,  true,  false};
+inline constexpr Traits kBeacon     {{ false,  true,      true }, true,  true,  true,  false, true,  false, true,  true,  true };
 // clang-format on
 
 /// How the scenarios reach one backend: made for each test, so share what is expensive to start among instances.
@@ -90,15 +91,16 @@ struct Subject {
   std::unique_ptr<Backend> (*make)();
 };
 
-/// What the scenarios share. `Outage` is the same for those that stop the broker.
-class Contract : public testing::TestWithParam<Subject> {
- protected:
-  /// How long to wait for what must come. Never a measure of speed: it passes only in a failure.
-  static constexpr auto patience = 60s;
-  /// How long to watch for what must not come.
-  static constexpr auto quiet = 300ms;
-  static constexpr auto timeout = 20s;  ///< of a publish
+/// How long to wait for what must come. Never a measure of speed: it passes only in a failure.
+inline constexpr auto patience = 60s;
+/// How long to watch for what must not come.
+inline constexpr auto quiet = 300ms;
+/// Of a publish.
+inline constexpr auto timeout = 20s;
 
+/// What the scenarios share. `Outage` is the same for those that stop the broker.
+class Contract : public ::testing::TestWithParam<Subject> {
+ protected:
   Contract();
   ~Contract() override;
 
@@ -139,7 +141,7 @@ std::set<std::string> ids_of(const std::vector<Event>& events);
 std::vector<std::string> ids_of(const std::vector<Message>& messages);
 /// Expects the messages of each key in the order of the events, each once.
 void expect_key_order(const std::vector<Event>& events, const std::vector<Message>& messages);
-/// Waits for a condition, calling it often; false after `Contract::patience`.
+/// Waits for a condition, calling it often; false after `patience`.
 bool eventually(const std::function<bool()>& condition);
 
 }  // namespace penstock::contract

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a publisher promises: one true outcome per event, in time.
+#include <gmock/gmock.h>
+
+#include <chrono>
+#include <future>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "contract/contract.hpp"
+#include "penstock/event.hpp"
+
+namespace penstock::contract {
+namespace {
+
+using Status = Outcome::Status;
+
+TEST_P(Contract, PublishGivesOneOutcomePerEventAndWhatIsConfirmedIsThere) {
+  const auto channel = declare();
+  const auto sent = events(500, 20);
+  store(channel, sent);
+
+  const auto source = join(channel, fresh("group"));
+  const auto messages = consume(*source, sent.size());
+  expect_key_order(sent, messages);
+  EXPECT_THAT(leftovers(*source), ::testing::IsEmpty()) << "a message that was never sent, or twice";
+}
+
+TEST_P(Contract, PublishOfNothingGivesNothing) {
+  const auto channel = declare();
+  EXPECT_TRUE(publisher(channel)->publish(std::span<const Event>{}, timeout).empty());
+}
+
+TEST_P(Contract, EveryPartOfAnEventSurvives) {
+  const auto channel = declare(1);
+  Event full = event("order/ 4711 é", 1);
+  full.subject = "orders/4711";
+  full.data_schema = "https://schemas.example.com/order/v1";
+  full.correlation_id = "story-1";
+  full.causation_id = "cause-1";
+  full.traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+  full.tracestate = "vendor=value,other=1";
+  full.extensions = {{"tenant", ExtensionValue{"größe \"ünd\" 100 %"}},
+                     {"urgent", ExtensionValue{true}},
+                     {"weight", ExtensionValue{-17}},
+                     {"digest", ExtensionValue::binary(std::string{"\0\xff", 2})}};
+  full.data = std::string{"\0\x01\xff not text \xfe\r\n", 16};
+  full.content_type = "application/octet-stream";
+  full.headers = {{"x-request", "abc"}, {"x-empty", ""}};
+  Event minimal;
+  minimal.id = fresh("id");
+  minimal.source = "/contract";
+  minimal.type = "penstock.contract.minimal.v1";
+  minimal.key = full.key;
+  minimal.data = "x";
+  store(channel, {full, minimal});
+
+  const auto source = join(channel, fresh("group"));
+  const auto messages = consume(*source, 2);
+  ASSERT_EQ(messages.size(), 2U);
+  EXPECT_EQ(messages[0].event, full);
+  EXPECT_EQ(messages[1].event, minimal);
+  EXPECT_EQ(messages[0].wire.payload, full.data) << "the payload is opaque: byte for byte, also in Message::wire";
+  EXPECT_EQ(messages[0].defect, "");
+}
+
+TEST_P(Contract, NullAndEmptyPayloads) {
+  const auto channel = declare(1);
+  auto null = event("key", 1);
+  null.data.reset();
+  auto empty = event("key", 2);
+  empty.data = "";
+  store(channel, {null, empty});
+
+  const auto source = join(channel, fresh("group"));
+  const auto messages = consume(*source, 2);
+  ASSERT_EQ(messages.size(), 2U);
+  if (traits().null_payload) {
+    EXPECT_EQ(messages[0].event.data, std::nullopt);
+    EXPECT_EQ(messages[1].event.data, "");
+  } else {
+    EXPECT_EQ(messages[0].event.data, messages[1].event.data) << "the backend tells them apart: say so in its Traits";
+    EXPECT_EQ(messages[0].data(), "");
+  }
+}
+
+TEST_P(Contract, EventsWithoutKeyArriveToo) {
+  const auto channel = declare();
+  const auto sent = std::vector<Event>{event("", 1), event("", 2), event("", 3), event("", 4)};
+  store(channel, sent);
+  const auto source = join(channel, fresh("group"));
+  consume_ids(*source, ids_of(sent));
+}
+
+TEST_P(Contract, OrderOfCallsFromOneThreadIsOrderPerKey) {
+  const auto channel = declare();
+  const auto sent = events(600, 7);
+  const auto to = publisher(channel);
+  std::vector<std::future<Outcomes>> calls;
+  for (std::size_t i = 0; i < sent.size(); i += 10) calls.push_back(to->submit(std::span{sent}.subspan(i, 10), timeout));
+  for (auto& call : calls) {
+    for (const Outcome& outcome : call.get()) ASSERT_TRUE(outcome.confirmed()) << outcome.error;
+  }
+  const auto source = join(channel, fresh("group"));
+  expect_key_order(sent, consume(*source, sent.size()));
+}
+
+TEST_P(Contract, SeveralThreadsPublishAtOnce) {
+  const auto channel = declare();
+  const auto to = publisher(channel);
+  std::vector<std::vector<Event>> sent(4);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < sent.size(); ++t) {
+    for (int i = 0; i < 200; ++i) sent[t].push_back(event("thread-" + std::to_string(t), i));
+    threads.emplace_back([&to, &mine = sent[t]] {
+      for (std::size_t i = 0; i < mine.size(); i += 20) {
+        for (const Outcome& outcome : to->publish(std::span{mine}.subspan(i, 20), timeout)) {
+          EXPECT_TRUE(outcome.confirmed()) << outcome.error;
+        }
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  std::vector<Event> all;
+  for (const auto& part : sent) all.insert(all.end(), part.begin(), part.end());
+  const auto source = join(channel, fresh("group"));
+  expect_key_order(all, consume(*source, all.size()));
+}
+
+TEST_P(Contract, InvalidEventIsRejectedAndItsNeighboursAreConfirmed) {
+  const auto channel = declare(1);
+  auto broken = event("key", 2);
+  broken.id.clear();
+  const std::vector<Event> sent{event("key", 1), broken, event("key", 3)};
+  const auto outcomes = publisher(channel)->publish(sent, timeout);
+  ASSERT_EQ(outcomes.size(), 3U);
+  EXPECT_EQ(outcomes[0].status, Status::confirmed) << outcomes[0].error;
+  EXPECT_EQ(outcomes[1].status, Status::rejected);
+  EXPECT_THAT(outcomes[1].error, ::testing::HasSubstr("id")) << "the error names the attribute";
+  EXPECT_EQ(outcomes[2].status, Status::confirmed) << outcomes[2].error;
+
+  const auto source = join(channel, fresh("group"));
+  EXPECT_THAT(ids_of(consume(*source, 2)), ::testing::ElementsAre(sent[0].id, sent[2].id));
+}
+
+TEST_P(Contract, TooLargeIsRejectedAndItsNeighboursAreConfirmed) {
+  const auto channel = declare(1);
+  auto huge = event("key", 2);
+  huge.data = std::string(backend().too_large(), 'x');
+  const std::vector<Event> sent{event("key", 1), huge, event("key", 3)};
+  const auto outcomes = publisher(channel)->publish(sent, timeout);
+  ASSERT_EQ(outcomes.size(), 3U);
+  EXPECT_EQ(outcomes[0].status, Status::confirmed) << outcomes[0].error;
+  EXPECT_EQ(outcomes[1].status, Status::rejected) << outcomes[1].error;
+  EXPECT_NE(outcomes[1].error, "");
+  EXPECT_EQ(outcomes[2].status, Status::confirmed) << outcomes[2].error;
+
+  const auto source = join(channel, fresh("group"));
+  EXPECT_THAT(ids_of(consume(*source, 2)), ::testing::ElementsAre(sent[0].id, sent[2].id));
+}
+
+TEST_P(Contract, UnknownChannelIsRejectedAndDoesNotHang) {
+  const std::vector<Event> sent{event("key", 1), event("key", 2)};
+  auto call = publisher(fresh("nowhere"))->submit(sent, timeout);
+  ASSERT_EQ(call.wait_for(timeout + patience), std::future_status::ready);
+  for (const Outcome& outcome : call.get()) {
+    EXPECT_EQ(outcome.status, Status::rejected) << outcome.error;
+    EXPECT_NE(outcome.error, "");
+  }
+}
+
+TEST_P(Contract, SameIdentityTwice) {
+  const auto channel = declare(1);
+  const auto twice = event("key", 1);
+  const auto last = event("key", 2);
+  store(channel, {twice});
+  store(channel, {twice, last});  // also the repeat is confirmed: the broker has it
+
+  const auto source = join(channel, fresh("group"));
+  const std::vector<std::string> once{twice.id, last.id};
+  const std::vector<std::string> both{twice.id, twice.id, last.id};
+  const auto& expected = traits().deduplicates ? once : both;
+  EXPECT_EQ(ids_of(consume(*source, expected.size())), expected);
+}
+
+TEST_P(Contract, DestroyedPublisherSettlesWhatIsOutstanding) {
+  const auto channel = declare();
+  const auto sent = events(200, 10);
+  std::future<Outcomes> call;
+  {
+    const auto to = publisher(channel);
+    call = to->submit(sent, timeout);
+  }
+  ASSERT_EQ(call.wait_for(patience), std::future_status::ready) << "a future that never becomes ready";
+  const auto outcomes = call.get();
+  ASSERT_EQ(outcomes.size(), sent.size());
+  std::set<std::string> confirmed;
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    EXPECT_NE(outcomes[i].status, Status::rejected) << outcomes[i].error;
+    if (outcomes[i].confirmed()) confirmed.insert(sent[i].id);
+  }
+  const auto source = join(channel, fresh("group"));
+  consume_ids(*source, confirmed);
+}
+
+}  // namespace
+}  // namespace penstock::contract
