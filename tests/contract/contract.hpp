@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <set>
 #include <string>
 #include <vector>
@@ -90,6 +91,7 @@ struct Subject {
   Traits traits;
   std::unique_ptr<Backend> (*make)();
 };
+inline void PrintTo(const Subject&, std::ostream* out) { *out << "the backend"; }  // NOLINT: GoogleTest's name
 
 /// How long to wait for what must come. Never a measure of speed: it passes only in a failure.
 inline constexpr auto patience = 60s;
