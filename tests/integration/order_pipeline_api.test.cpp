@@ -67,7 +67,9 @@ class OrdersApi : public testing::Test {
     EXPECT_EQ(problem.at("status"), status);
     EXPECT_FALSE(problem.at("title").get<std::string>().empty());
     EXPECT_FALSE(problem.at("detail").get<std::string>().empty());
-    if (!field.empty()) EXPECT_EQ(problem.at("field"), field);
+    if (!field.empty()) {
+      EXPECT_EQ(problem.at("field"), field);
+    }
   }
 
   Api api_{postgres()};
