@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "postgres/text_codec.hpp"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <utility>
+
+namespace penstock::postgres {
+namespace {
+
+using nlohmann::json;
+
+int nibble(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  throw std::invalid_argument("bytes in hex hold another character");
+}
+
+// Well-formed UTF-8 (Unicode 15, table 3-7) without NUL, which is what Postgres takes as text.
+bool is_text(std::string_view bytes) {
+  for (std::size_t i = 0; i < bytes.size();) {
+    const auto at = [&](std::size_t k) { return k < bytes.size() ? static_cast<unsigned char>(bytes[k]) : 0U; };
+    const unsigned lead = at(i);
+    if (lead == 0) return false;
+    if (lead < 0x80U) {
+      ++i;
+      continue;
+    }
+    std::size_t rest = 0;
+    unsigned low = 0x80U;
+    unsigned high = 0xBFU;
+    if (lead >= 0xC2U && lead <= 0xDFU) {
+      rest = 1;
+    } else if (lead >= 0xE0U && lead <= 0xEFU) {
+      rest = 2;
+      low = lead == 0xE0U ? 0xA0U : low;
+      high = lead == 0xEDU ? 0x9FU : high;
+    } else if (lead >= 0xF0U && lead <= 0xF4U) {
+      rest = 3;
+      low = lead == 0xF0U ? 0x90U : low;
+      high = lead == 0xF4U ? 0x8FU : high;
+    } else {
+      return false;
+    }
+    if (at(i + 1) < low || at(i + 1) > high) return false;
+    for (std::size_t k = 2; k <= rest; ++k) {
+      if (at(i + k) < 0x80U || at(i + k) > 0xBFU) return false;
+    }
+    i += rest + 1;
+  }
+  return true;
+}
+
+json to_json(std::string_view bytes) {
+  if (is_text(bytes)) {
+    return std::string{bytes};
+  }
+  return json{{"base64", ExtensionValue::binary(bytes).text()}};
+}
+
+std::string decode_base64(const std::string& text) {
+  auto bytes = ExtensionValue{text}.as_binary();
+  if (!bytes) {
+    throw std::invalid_argument("a stored header or extension holds broken base64");
+  }
+  return std::move(*bytes);
+}
+
+std::string to_bytes(const json& value) {
+  return value.is_object() ? decode_base64(value.at("base64").get<std::string>()) : value.get<std::string>();
+}
+
+}  // namespace
+
+std::string to_hex(std::string_view bytes) {
+  static constexpr std::string_view digits = "0123456789abcdef";
+  std::string text;
+  text.resize(2 + bytes.size() * 2);
+  text[0] = '\\';
+  text[1] = 'x';
+  std::size_t at = 2;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    text[at++] = digits[byte >> 4U];
+    text[at++] = digits[byte & 0xFU];
+  }
+  return text;
+}
+
+std::string from_hex(std::string_view text) {
+  if (text.size() < 2 || text[0] != '\\' || text[1] != 'x' || text.size() % 2 != 0) {
+    throw std::invalid_argument("bytes are not in hex");
+  }
+  std::string bytes;
+  bytes.resize(text.size() / 2 - 1);
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = static_cast<char>(static_cast<unsigned char>((nibble(text[2 + 2 * i]) << 4) | nibble(text[3 + 2 * i])));
+  }
+  return bytes;
+}
+
+std::string headers_to_json(const Headers& headers) {
+  json result = json::array();
+  for (const Header& header : headers) {
+    result.push_back(json::array({to_json(header.name), header.value ? to_json(*header.value) : json{}}));
+  }
+  return result.dump();
+}
+
+Headers headers_from_json(std::string_view text) {
+  Headers headers;
+  for (const json& entry : json::parse(text)) {
+    Header header{.name = to_bytes(entry.at(0))};
+    if (!entry.at(1).is_null()) {
+      header.value = to_bytes(entry.at(1));
+    }
+    headers.push_back(std::move(header));
+  }
+  return headers;
+}
+
+std::string extensions_to_json(const std::map<std::string, ExtensionValue>& extensions) {
+  json result = json::object();
+  for (const auto& [name, value] : extensions) {
+    switch (value.type()) {
+      case ExtensionValue::Type::string: result[name] = to_json(value.text()); break;
+      case ExtensionValue::Type::boolean: result[name] = value.text() == "true"; break;
+      case ExtensionValue::Type::integer: result[name] = value.as_integer().value_or(0); break;
+      case ExtensionValue::Type::binary: result[name] = json{{"base64", value.text()}}; break;
+    }
+  }
+  return result.dump();
+}
+
+std::map<std::string, ExtensionValue> extensions_from_json(std::string_view text) {
+  std::map<std::string, ExtensionValue> extensions;
+  const json object = json::parse(text);
+  for (const auto& [name, value] : object.items()) {
+    if (value.is_boolean()) {
+      extensions.emplace(name, ExtensionValue{value.get<bool>()});
+    } else if (value.is_number_integer()) {
+      extensions.emplace(name, ExtensionValue{value.get<std::int32_t>()});
+    } else if (value.is_object()) {
+      extensions.emplace(name, ExtensionValue::binary(to_bytes(value)));
+    } else {
+      extensions.emplace(name, ExtensionValue{value.get<std::string>()});
+    }
+  }
+  return extensions;
+}
+
+void ArrayLiteral::separate() {
+  if (text_.size() > 1) {
+    text_ += ',';
+  }
+}
+
+void ArrayLiteral::add(std::string_view element) {
+  separate();
+  any_ = true;
+  text_ += '"';
+  for (const char c : element) {
+    if (c == '"' || c == '\\') {
+      text_ += '\\';
+    }
+    text_ += c;
+  }
+  text_ += '"';
+}
+
+void ArrayLiteral::add_null() {
+  separate();
+  text_ += "NULL";
+}
+
+std::optional<std::string> ArrayLiteral::take() {
+  if (!any_) {
+    return std::nullopt;
+  }
+  text_ += '}';
+  return std::move(text_);
+}
+
+std::string like_pattern(std::string_view pattern) {
+  std::string like;
+  for (const char c : pattern) {
+    if (c == '*') {
+      like += '%';
+      continue;
+    }
+    if (c == '%' || c == '_' || c == '\\') {
+      like += '\\';
+    }
+    like += c;
+  }
+  return like;
+}
+
+}  // namespace penstock::postgres

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "penstock/event.hpp"
+
+namespace penstock::postgres {
+
+/// Bytes as the text form of a bytea ("\x0aff…") and back. `from_hex` throws std::invalid_argument for anything else.
+std::string to_hex(std::string_view bytes);
+std::string from_hex(std::string_view text);
+
+/// Headers as JSON text, [[name, value], …]: a value is a text, null, or {"base64": …} where the bytes are no text that JSON
+/// can hold; so may the name be. Any headers survive.
+std::string headers_to_json(const Headers& headers);
+Headers headers_from_json(std::string_view json);
+
+/// Extensions as JSON text: {"name": text | number | boolean | {"base64": …}}.
+std::string extensions_to_json(const std::map<std::string, ExtensionValue>& extensions);
+std::map<std::string, ExtensionValue> extensions_from_json(std::string_view json);
+
+/// A text parameter for one SQL array, element by element.
+class ArrayLiteral {
+ public:
+  void add(std::string_view element);
+  void add_null();
+  /// The literal, or nothing when every element was NULL; `unnest` of several arrays fills up with NULLs.
+  [[nodiscard]] std::optional<std::string> take();
+
+ private:
+  void separate();
+
+  std::string text_{"{"};
+  bool any_ = false;
+};
+
+/// A route pattern as a LIKE pattern: `*` becomes `%`, what LIKE would read otherwise is escaped.
+std::string like_pattern(std::string_view pattern);
+
+}  // namespace penstock::postgres
