@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "postgres/cursor.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <exception>
+#include <stop_token>
+#include <utility>
+
+#include "penstock/uuid.hpp"
+#include "postgres/connection.hpp"
+#include "postgres/outbox_letter.hpp"
+#include "postgres/schema_name.hpp"
+#include "postgres/window_sql.hpp"
+
+namespace penstock::postgres {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kStatementTimeout = 60s;
+constexpr auto kCheckpointInterval = 250ms;  // the most frequent write of a cursor that moves
+constexpr auto kSleepFrom = 16ms;            // shorter waits are polling
+constexpr auto kAnnouncement = 60s;          // how long an announced sleep is believed; renewed after half of it
+constexpr auto kBusyFor = 1s;                // reading without a sleep for so long withdraws the announcement
+
+std::string owner_name() {
+  std::array<char, 256> host{};
+  if (::gethostname(host.data(), host.size() - 1) != 0) {
+    host[0] = '?';
+  }
+  return std::string{host.data()} + ":" + std::to_string(::getpid()) + ":" + uuid7();
+}
+
+}  // namespace
+
+PostgresCursor::PostgresCursor(CursorSettings settings, std::string name, const std::vector<std::string>& patterns)
+    : settings_{std::move(settings)},
+      name_{std::move(name)},
+      owner_{owner_name()},
+      reader_{settings_.schema, patterns, settings_.limits} {
+  if (settings_.hub) {
+    settings_.hub->add(waker_);
+  }
+}
+
+PostgresCursor::~PostgresCursor() { disconnect(); }
+
+template <class Work>
+auto PostgresCursor::guarded(const char* what, Work work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const LeaseLost&) {
+    owned_ = false;
+    throw;
+  } catch (const std::exception& error) {
+    disconnect();
+    throw LogUnavailable("cursor '" + name_ + "' of the outbox '" + settings_.schema + "' cannot " + what + ": " +
+                         error.what());
+  }
+}
+
+void PostgresCursor::connect() {
+  if (connection_) {
+    return;
+  }
+  auto connection = postgres::connect(settings_.url, {.statement_timeout = kStatementTimeout});
+  {
+    pqxx::nontransaction tx{*connection};
+    run(tx, reader_settings());
+  }
+  listener_ = std::make_unique<Listener>(*connection, wake_channel(settings_.schema), [this] { hinted_ = true; });
+  connection_ = std::move(connection);
+}
+
+void PostgresCursor::disconnect() noexcept {
+  owned_ = false;
+  announced_.reset();
+  listener_.reset();
+  connection_.reset();
+}
+
+void PostgresCursor::require_lease() const {
+  if (!owned_) {
+    throw LeaseLost("cursor '" + name_ + "' is not held: acquire it");
+  }
+}
+
+bool PostgresCursor::acquire() {
+  return guarded("be acquired", [&] {
+    connect();
+    owned_ = false;
+    recover_from_restore();
+    pqxx::work tx{*connection_};
+    const bool taken = take_lease(tx);
+    tx.commit();
+    owned_ = taken;
+    return taken;
+  });
+}
+
+bool PostgresCursor::take_lease(pqxx::transaction_base& tx) {
+  const auto held = run(tx,
+                        in_schema("SELECT FROM @schema@.cursors WHERE name = $1 AND owner <> $2"
+                                  " AND lease_until > clock_timestamp()",
+                                  settings_.schema),
+                        name_, owner_);
+  if (!held.empty()) {
+    return false;
+  }
+  // Another relay may have taken it since; the condition is checked again under the row's lock.
+  const auto taken = run(tx,
+                         in_schema("INSERT INTO @schema@.cursors AS c(name, owner, token, lease_until)"
+                                   " VALUES ($1, $2, 1, clock_timestamp() + $3::bigint * interval '1 millisecond')"
+                                   " ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, token = c.token + 1,"
+                                   "  lease_until = excluded.lease_until, updated_at = clock_timestamp()"
+                                   "  WHERE c.owner = excluded.owner OR c.lease_until <= clock_timestamp()"
+                                   " RETURNING token, prev::text, coalesce(cur::text, '') AS cur, place",
+                                   settings_.schema),
+                         name_, owner_, static_cast<std::int64_t>(settings_.lease.count()));
+  if (taken.empty()) {
+    return false;
+  }
+  const LogPosition position{taken[0]["prev"].c_str(), taken[0]["cur"].c_str(), taken[0]["place"].as<std::int64_t>()};
+  reader_.seek(position);
+  tracker_.reset(position);
+  token_ = taken[0]["token"].as<std::int64_t>();
+  settled_more_ = false;
+  written_ = Steady::now();
+  slept_ = written_;
+  hinted_ = true;
+  return true;
+}
+
+// Transaction ids mean nothing in another cluster: after dump and restore new rows may bear ids that the stored snapshots have
+// seen, and would never be read. The canary row of schema_version tells: its xmin is its txid unless the row was loaded anew.
+// (pg_upgrade and physical copies keep both, and the numbering.)
+void PostgresCursor::recover_from_restore() {
+  const std::string changed = in_schema(
+      "SELECT FROM @schema@.schema_version WHERE xmin::text::numeric <> txid::text::numeric % 4294967296", settings_.schema);
+  {
+    pqxx::nontransaction tx{*connection_};
+    if (run(tx, changed).empty()) {
+      return;
+    }
+  }
+  pqxx::work tx{*connection_};
+  tx.exec("SET TRANSACTION ISOLATION LEVEL READ COMMITTED");
+  tx.exec("SET LOCAL statement_timeout = 0");
+  run(tx, "SELECT pg_advisory_xact_lock(hashtextextended('penstock.restore.' || $1, 0))", settings_.schema);
+  if (run(tx, changed).empty()) {
+    return;
+  }
+  const auto rows = run(tx, in_schema("UPDATE @schema@.outbox SET txid = '3'"
+                                      " WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())",
+                                      settings_.schema));
+  run(tx, in_schema("UPDATE @schema@.cursors SET prev = '3:3:', cur = NULL, place = 0, token = token + 1,"
+                    " lease_until = '-infinity', updated_at = clock_timestamp()",
+                    settings_.schema));
+  run(tx, in_schema("UPDATE @schema@.schema_version SET txid = pg_current_xact_id()", settings_.schema));
+  tx.commit();
+  log(LogLevel::error, "the outbox '" + settings_.schema +
+                           "' was restored into a database cluster with a transaction numbering of its own: every cursor "
+                           "starts again at the beginning of the log, and what it holds is sent again with the same ids (" +
+                           std::to_string(rows.affected_rows()) + " rows renumbered)");
+}
+
+std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
+  return guarded("read", [&] {
+    require_lease();
+    std::vector<EventLog::Entry> entries;
+    while (entries.empty() && max > 0) {
+      if (Steady::now() - written_ >= settings_.lease / 2) {
+        write_alone(Lease::renew);
+      }
+      const auto step = reader_.step(*connection_);
+      note_closed();
+      if (step == WindowReader::Step::end) {
+        break;
+      }
+      while (reader_.buffered() && entries.size() < max) {
+        auto taken = reader_.take();
+        entries.push_back({.sequence = tracker_.delivered(taken.row.id, taken.window), .event = std::move(taken.row.event)});
+      }
+      note_closed();
+    }
+    if (announced_ && Steady::now() - slept_ > kBusyFor) {
+      announce_sleep(false);
+    }
+    return entries;
+  });
+}
+
+void PostgresCursor::note_closed() {
+  if (const auto snapshot = reader_.closed_at()) {
+    tracker_.closed(*snapshot);
+  }
+}
+
+void PostgresCursor::checkpoint(std::uint64_t sequence) {
+  guarded("be checkpointed", [&] {
+    require_lease();
+    const auto before = tracker_.settled();
+    tracker_.settle(sequence);
+    settled_more_ = settled_more_ || tracker_.settled() != before;
+    const auto age = Steady::now() - written_;
+    // A place that moved only because other transactions came and went is not worth a write of its own: our own write would
+    // move it again.
+    if ((settled_more_ && age >= kCheckpointInterval) || age >= settings_.lease / 3) {
+      write_alone(Lease::renew);
+    }
+  });
+}
+
+void PostgresCursor::write_alone(Lease lease) {
+  pqxx::nontransaction tx{*connection_};
+  write(tx, lease);
+}
+
+void PostgresCursor::write(pqxx::transaction_base& tx, Lease lease) {
+  const LogPosition position = tracker_.position();
+  const auto cur = position.cur.empty() ? std::nullopt : std::optional{position.cur};
+  const auto written =
+      run(tx,
+          in_schema(
+              "UPDATE @schema@.cursors SET prev = $4::pg_snapshot, cur = $5::pg_snapshot, place = $6::bigint,"
+              " lease_until = CASE WHEN $7 THEN clock_timestamp() + $8::bigint * interval '1 millisecond' ELSE '-infinity' END,"
+              " updated_at = clock_timestamp() WHERE name = $1 AND owner = $2 AND token = $3::bigint",
+              settings_.schema),
+          name_, owner_, token_, position.prev, cur, position.place, lease == Lease::renew,
+          static_cast<std::int64_t>(settings_.lease.count()));
+  if (written.affected_rows() == 0) {
+    throw LeaseLost("cursor '" + name_ + "' was taken over by another relay");
+  }
+  written_ = Steady::now();
+  settled_more_ = false;
+}
+
+void PostgresCursor::bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) {
+  guarded("record a dead letter", [&] {
+    require_lease();
+    const std::int64_t id = tracker_.id_of(entry.sequence);
+    pqxx::work tx{*connection_};
+    write(tx, Lease::renew);
+    insert_outbox_letter(tx, settings_.schema,
+                         {.cursor = name_, .channel = channel, .outbox_id = id, .error = error, .attempts = attempts},
+                         entry.event);
+    tx.commit();
+  });
+}
+
+void PostgresCursor::wait(std::chrono::milliseconds most, std::stop_token stop) {
+  const std::stop_callback on_stop{stop, [waker = waker_] { waker->signal(); }};
+  if (!connection_) {
+    waker_->wait(-1, most);
+    return;
+  }
+  guarded("wait", [&] {
+    connection_->get_notifs();
+    if (std::exchange(hinted_, false)) {
+      return;
+    }
+    if (owned_ && most >= kSleepFrom) {
+      slept_ = Steady::now();
+      if (announce_sleep(true)) {
+        return;  // what was committed before the announcement was seen is found by looking once more
+      }
+    }
+    if (waker_->wait(connection_->sock(), most)) {
+      connection_->get_notifs();
+      hinted_ = false;
+    }
+  });
+}
+
+/// True when something was written.
+bool PostgresCursor::announce_sleep(bool asleep) {
+  const auto now = Steady::now();
+  if (asleep && announced_ && now - *announced_ < kAnnouncement / 2) {
+    return false;
+  }
+  pqxx::nontransaction tx{*connection_};
+  run(tx,
+      in_schema("INSERT INTO @schema@.sleepers(cursor, until)"
+                " VALUES ($1, CASE WHEN $2 THEN clock_timestamp() + $3::bigint * interval '1 second' ELSE '-infinity' END)"
+                " ON CONFLICT (cursor) DO UPDATE SET until = excluded.until",
+                settings_.schema),
+      name_, asleep, static_cast<std::int64_t>(kAnnouncement.count()));
+  announced_ = asleep ? std::optional{now} : std::nullopt;
+  return true;
+}
+
+void PostgresCursor::release() noexcept {
+  try {
+    if (owned_ && connection_) {
+      if (announced_) {
+        announce_sleep(false);
+      }
+      write_alone(Lease::give_up);
+    }
+  } catch (const LeaseLost&) {
+    // Somebody else has it: nothing to give up.
+  } catch (const std::exception& error) {
+    log(LogLevel::warn, "cursor '" + name_ + "' could not be released, its lease will run out: " + error.what());
+  }
+  disconnect();
+}
+
+void PostgresCursor::log(LogLevel level, const std::string& message) const noexcept {
+  try {
+    if (settings_.logger) {
+      settings_.logger->log(level, message);
+    }
+  } catch (...) {  // a logger's own failure is nobody's
+  }
+}
+
+}  // namespace penstock::postgres

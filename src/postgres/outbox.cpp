@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "penstock/outbox.hpp"
+
+#include <stdexcept>
+#include <utility>
+
+#include "penstock/uuid.hpp"
+#include "postgres/cursor.hpp"
+#include "postgres/outbox_append.hpp"
+#include "postgres/schema_name.hpp"
+#include "postgres/wake.hpp"
+
+namespace penstock {
+
+class Outbox::Impl {
+ public:
+  Impl(std::string url, OutboxOptions options) : url_{std::move(url)}, options_{std::move(options)} {
+    postgres::check_schema_name(options_.schema);
+    if (!options_.source.empty()) {
+      try {
+        validate(Event{.id = "-", .source = options_.source, .type = "-"});
+      } catch (const InvalidEvent& error) {
+        throw std::invalid_argument(std::string{"OutboxOptions.source: "} + error.what());
+      }
+    }
+    if (options_.lease < std::chrono::milliseconds{100}) {
+      throw std::invalid_argument("OutboxOptions.lease is " + std::to_string(options_.lease.count()) +
+                                  " ms: give at least 100 ms, or relays take over from each other all the time");
+    }
+  }
+
+  [[nodiscard]] Event completed(Event event) const {
+    if (event.id.empty()) {
+      event.id = uuid7();
+    }
+    if (event.source.empty()) {
+      event.source = options_.source;
+    }
+    if (event.data && event.content_type.empty()) {
+      event.content_type = options_.content_type;
+    }
+    validate(event);
+    return event;
+  }
+
+  [[nodiscard]] const OutboxOptions& options() const { return options_; }
+  [[nodiscard]] const std::string& url() const { return url_; }
+  [[nodiscard]] const std::shared_ptr<postgres::WakeHub>& hub() const { return hub_; }
+
+ private:
+  std::string url_;
+  OutboxOptions options_;
+  std::shared_ptr<postgres::WakeHub> hub_ = std::make_shared<postgres::WakeHub>();
+};
+
+Outbox::Outbox(std::string url, OutboxOptions options) : impl_{std::make_unique<Impl>(std::move(url), std::move(options))} {}
+Outbox::~Outbox() = default;
+
+std::string Outbox::append(pqxx::transaction_base& tx, Event event) {
+  Event complete = impl_->completed(std::move(event));
+  const postgres::OutboxRow row{&complete, {}};
+  postgres::append_rows(tx, impl_->options().schema, {&row, 1});
+  return std::move(complete.id);
+}
+
+std::vector<std::string> Outbox::append(pqxx::transaction_base& tx, std::span<const Event> events) {
+  std::vector<Event> complete;
+  complete.reserve(events.size());
+  std::vector<postgres::OutboxRow> rows;
+  rows.reserve(events.size());
+  for (const Event& event : events) {
+    rows.push_back({&complete.emplace_back(impl_->completed(event)), {}});
+  }
+  postgres::append_rows(tx, impl_->options().schema, rows);
+  std::vector<std::string> ids;
+  ids.reserve(events.size());
+  for (Event& event : complete) {
+    ids.push_back(std::move(event.id));
+  }
+  return ids;
+}
+
+std::string Outbox::append_locked(pqxx::transaction_base& tx, Event event) {
+  Event complete = impl_->completed(std::move(event));
+  postgres::append_row_locked(tx, impl_->options().schema, {&complete, {}});
+  return std::move(complete.id);
+}
+
+void Outbox::signal() noexcept { impl_->hub()->signal(); }
+
+std::unique_ptr<EventLog::Cursor> Outbox::cursor(const std::string& name, const std::vector<std::string>& patterns) {
+  return std::make_unique<postgres::PostgresCursor>(postgres::CursorSettings{.url = impl_->url(),
+                                                                             .schema = impl_->options().schema,
+                                                                             .lease = impl_->options().lease,
+                                                                             .logger = impl_->options().logger,
+                                                                             .hub = impl_->hub()},
+                                                    name, patterns);
+}
+
+}  // namespace penstock

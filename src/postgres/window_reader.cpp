@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "postgres/window_reader.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "postgres/text_codec.hpp"
+#include "postgres/window_sql.hpp"
+
+namespace penstock::postgres {
+namespace {
+
+constexpr std::int64_t kNoId = std::numeric_limits<std::int64_t>::max();
+
+std::string text_of(const pqxx::field& field) {
+  return field.is_null() ? std::string{} : std::string{field.c_str(), static_cast<std::size_t>(field.size())};
+}
+
+std::string_view view_of(const pqxx::field& field) { return {field.c_str(), static_cast<std::size_t>(field.size())}; }
+
+LogRow read_row(const pqxx::row& row) {
+  LogRow result{.id = row["id"].as<std::int64_t>()};
+  Event& event = result.event;
+  event.id = text_of(row["event_id"]);
+  event.source = text_of(row["source"]);
+  event.type = text_of(row["type"]);
+  event.subject = text_of(row["subject"]);
+  event.key = text_of(row["key"]);
+  event.content_type = text_of(row["content_type"]);
+  event.data_schema = text_of(row["data_schema"]);
+  event.time = text_of(row["time"]);
+  event.correlation_id = text_of(row["correlation_id"]);
+  event.causation_id = text_of(row["causation_id"]);
+  event.traceparent = text_of(row["traceparent"]);
+  event.tracestate = text_of(row["tracestate"]);
+  if (const auto extensions = row["extensions"]; !extensions.is_null()) {
+    event.extensions = extensions_from_json(view_of(extensions));
+  }
+  if (const auto headers = row["headers"]; !headers.is_null()) {
+    event.headers = headers_from_json(view_of(headers));
+  }
+  if (const auto data = row["data"]; !data.is_null()) {
+    event.data = from_hex(view_of(data));
+  }
+  return result;
+}
+
+std::string array_of(const std::vector<std::uint64_t>& numbers) {
+  std::string text = "{";
+  for (const std::uint64_t number : numbers) {
+    if (text.size() > 1) {
+      text += ',';
+    }
+    text += std::to_string(number);
+  }
+  return text + "}";
+}
+
+std::optional<std::int64_t> optional_id(const pqxx::field& field) {
+  return field.is_null() ? std::nullopt : std::optional{field.as<std::int64_t>()};
+}
+
+}  // namespace
+
+WindowReader::WindowReader(const std::string& schema, const std::vector<std::string>& patterns, ReaderLimits limits)
+    : limits_{limits},
+      poll_sql_{poll_sql(schema)},
+      extent_sql_{extent_sql(schema)},
+      late_extent_sql_{late_extent_sql(schema)},
+      late_rows_sql_{late_rows_sql(schema)},
+      range_rows_sql_{range_rows_sql(schema)} {
+  if (std::find(patterns.begin(), patterns.end(), "*") == patterns.end()) {
+    ArrayLiteral literal;
+    for (const std::string& pattern : patterns) {
+      literal.add(like_pattern(pattern));
+    }
+    patterns_ = literal.take().value_or("{}");
+  }
+}
+
+void WindowReader::seek(const LogPosition& position) {
+  Snapshot prev = Snapshot::parse(position.prev);
+  std::optional<Open> open;
+  if (!position.cur.empty()) {
+    open.emplace();
+    open->window = std::make_shared<const Window>(Window{prev, Snapshot::parse(position.cur)});
+    open->place = position.place;
+  }
+  buffer_.clear();
+  buffer_window_.reset();
+  prev_ = std::move(prev);
+  open_ = std::move(open);
+}
+
+WindowReader::Step WindowReader::step(pqxx::connection& connection) {
+  if (!buffer_.empty()) {
+    return Step::rows;
+  }
+  if (!open_) {
+    return poll(connection);
+  }
+  return open_->measured ? walk(connection) : measure(connection);
+}
+
+WindowReader::Taken WindowReader::take() {
+  Taken taken{std::move(buffer_.front()), buffer_window_};
+  buffer_.pop_front();
+  return taken;
+}
+
+std::optional<std::string> WindowReader::closed_at() const {
+  return open_ || !buffer_.empty() ? std::nullopt : std::optional{prev_.text};
+}
+
+WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
+  pqxx::nontransaction tx{connection};
+  const auto rows = run(tx, poll_sql_, std::to_string(prev_.xmax), array_of(prev_.in_flight),
+                        static_cast<std::int64_t>(limits_.small_window), limits_.bytes, patterns_);
+  const auto& head = rows[0];
+  Snapshot cur = Snapshot::parse(head["cur"].c_str());
+  if (head["large"].as<bool>()) {
+    Open open;
+    open.window = std::make_shared<const Window>(Window{prev_, std::move(cur)});
+    open_ = std::move(open);
+    return Step::more;
+  }
+  std::deque<LogRow> read;
+  for (pqxx::result::size_type i = 1; i < rows.size(); ++i) {
+    read.push_back(read_row(rows[i]));
+  }
+  if (!read.empty()) {
+    buffer_window_ = std::make_shared<const Window>(Window{prev_, cur});
+    buffer_ = std::move(read);
+  }
+  prev_ = std::move(cur);
+  return buffer_.empty() ? Step::end : Step::rows;
+}
+
+WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
+  Open next = *open_;
+  if (next.txid == 0) {
+    next.txid = next.window->prev.xmax - 1;
+    next.id = kNoId;
+    for (const std::uint64_t txid : next.window->prev.in_flight) {
+      if (next.window->cur.sees(txid)) {
+        next.late.push_back(txid);
+      }
+    }
+  }
+  pqxx::nontransaction tx{connection};
+  const auto extent = run(tx, extent_sql_, std::to_string(next.txid), next.id, std::to_string(next.window->cur.xmax),
+                          next.window->cur.text, limits_.chunk);
+  const auto& found = extent[0];
+  if (const auto smallest = optional_id(found["smallest"])) {
+    next.smallest = std::min(next.smallest.value_or(kNoId), *smallest);
+    next.largest = std::max(next.largest, found["largest"].as<std::int64_t>());
+  }
+  if (const auto pairs = found["pairs"].as<std::int64_t>(); pairs == limits_.chunk) {
+    next.txid = std::stoull(found["last_txid"].c_str());
+    next.id = found["last_id"].as<std::int64_t>();
+  } else {
+    if (!next.late.empty()) {
+      const auto late = run(tx, late_extent_sql_, array_of(next.late), next.place);
+      next.largest = std::max(next.largest, optional_id(late[0]["largest"]).value_or(0));
+    }
+    next.measured = true;
+  }
+  open_ = std::move(next);
+  return Step::more;
+}
+
+// Late transactions have ids from before the others' smallest: those are found by their transaction, since a walk by id from
+// there would go over everything that was read long ago. From the smallest on, one walk by id meets both.
+WindowReader::Step WindowReader::walk(pqxx::connection& connection) {
+  Open& open = *open_;
+  pqxx::nontransaction tx{connection};
+  const auto limit = static_cast<std::int64_t>(limits_.small_window);
+  const std::int64_t smallest = open.smallest.value_or(kNoId);
+  if (!open.late.empty() && open.place < smallest - 1) {
+    const auto late = run(tx, late_extent_sql_, array_of(open.late), open.place);
+    const auto next = optional_id(late[0]["smallest"]);
+    if (next && *next < smallest) {
+      const std::int64_t to = std::min(*next - 1 + limits_.chunk, smallest - 1);
+      return fill(run(tx, late_rows_sql_, array_of(open.late), *next - 1, to, limit, limits_.bytes, patterns_), to);
+    }
+  }
+  if (!open.smallest) {
+    return close();
+  }
+  const std::int64_t from = std::max(open.place, smallest - 1);
+  if (from >= open.largest) {
+    return close();
+  }
+  const std::int64_t to = std::min(from + limits_.chunk, open.largest);
+  return fill(
+      run(tx, range_rows_sql_, from, to, open.window->prev.text, open.window->cur.text, limit, limits_.bytes, patterns_), to);
+}
+
+WindowReader::Step WindowReader::close() {
+  prev_ = open_->window->cur;
+  open_.reset();
+  return Step::more;
+}
+
+WindowReader::Step WindowReader::fill(const pqxx::result& rows, std::int64_t to) {
+  std::deque<LogRow> read;
+  std::int64_t bytes = 0;
+  for (const auto& row : rows) {
+    read.push_back(read_row(row));
+    bytes += read.back().event.data ? static_cast<std::int64_t>(read.back().event.data->size()) : 0;
+  }
+  const bool cut = read.size() >= limits_.small_window || bytes >= limits_.bytes;
+  open_->place = cut && !read.empty() ? read.back().id : to;
+  if (read.empty()) {
+    return Step::more;
+  }
+  buffer_window_ = open_->window;
+  buffer_ = std::move(read);
+  return Step::rows;
+}
+
+}  // namespace penstock::postgres

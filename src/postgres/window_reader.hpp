@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "penstock/event.hpp"
+#include "postgres/pqxx_compat.hpp"
+#include "postgres/snapshot.hpp"
+
+namespace penstock::postgres {
+
+/// A place in the log: everything visible in `prev` is before it; and, where there is a `cur`, so is what is visible in `cur`
+/// and has an id up to `place`.
+struct LogPosition {
+  std::string prev{};
+  std::string cur{};  ///< empty: none
+  std::int64_t place = 0;
+  friend bool operator==(const LogPosition&, const LogPosition&) = default;
+};
+
+/// The two snapshots that bound a window.
+struct Window {
+  Snapshot prev{};
+  Snapshot cur{};
+};
+
+struct LogRow {
+  std::int64_t id = 0;
+  Event event{};
+};
+
+struct ReaderLimits {
+  std::size_t small_window = 1000;               ///< rows of a window that is read at once
+  std::int64_t bytes = std::int64_t{16} << 20U;  ///< of payload held at a time
+  std::int64_t chunk = 100'000;                  ///< ids or rows that one statement may walk over
+};
+
+/// Reads the log window by window, each in the order of its ids, with a bounded amount of work in every statement.
+///
+/// Why this order is right: who wrote an event of a key later had the key's lock only after the earlier one had committed. So a
+/// snapshot that sees the later event sees the earlier one, and in one window their ids, drawn under that lock, are in order.
+///
+/// Thread safety: one thread. Lifetime: a value; the connection is given to each call.
+class WindowReader {
+ public:
+  WindowReader(const std::string& schema, const std::vector<std::string>& patterns, ReaderLimits limits);
+
+  /// Goes to a place; what was buffered is forgotten. Throws std::invalid_argument for a snapshot that is none.
+  void seek(const LogPosition& position);
+
+  enum class Step : std::uint8_t {
+    rows,  ///< rows are buffered
+    more,  ///< some of a large window was walked over without a row for us: step again
+    end    ///< nothing more is committed now
+  };
+  /// One bounded statement's (sometimes two statements') work towards the next rows. When it throws, nothing has moved.
+  Step step(pqxx::connection& connection);
+
+  [[nodiscard]] bool buffered() const { return !buffer_.empty(); }
+  /// The buffered row that is next, and the window it belongs to.
+  struct Taken {
+    LogRow row{};
+    std::shared_ptr<const Window> window{};
+  };
+  Taken take();
+
+  /// When nothing is buffered and no window is open: everything visible in this has been taken.
+  [[nodiscard]] std::optional<std::string> closed_at() const;
+
+ private:
+  struct Open {
+    std::shared_ptr<const Window> window{};
+    std::vector<std::uint64_t> late{};  // were in flight at prev, are complete in cur
+    std::int64_t place = 0;             // ids up to here have been taken
+    // Walking over the window to find its extent: the last pair seen.
+    bool measured = false;
+    std::uint64_t txid = 0;
+    std::int64_t id = 0;
+    std::optional<std::int64_t> smallest{};
+    std::int64_t largest = 0;
+  };
+
+  Step poll(pqxx::connection& connection);
+  Step measure(pqxx::connection& connection);
+  Step walk(pqxx::connection& connection);
+  Step close();
+  Step fill(const pqxx::result& rows, std::int64_t to);
+
+  std::optional<std::string> patterns_;
+  ReaderLimits limits_;
+  std::string poll_sql_;
+  std::string extent_sql_;
+  std::string late_extent_sql_;
+  std::string late_rows_sql_;
+  std::string range_rows_sql_;
+
+  Snapshot prev_ = Snapshot::beginning();
+  std::optional<Open> open_{};
+  std::deque<LogRow> buffer_{};
+  std::shared_ptr<const Window> buffer_window_{};
+};
+
+}  // namespace penstock::postgres

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "postgres/window_sql.hpp"
+
+#include <string_view>
+
+#include "postgres/schema_name.hpp"
+
+namespace penstock::postgres {
+namespace {
+
+constexpr std::string_view kColumns =
+    "id, event_id, source, type, subject, key, content_type, data_schema, coalesce(time, to_char(appended_at AT TIME ZONE "
+    "'UTC',"
+    " 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')) AS time, correlation_id, causation_id, traceparent, tracestate, extensions, "
+    "headers,"
+    " data";
+
+// Cuts a run of rows off where their payloads exceed the limit, but never before the first row. The lengths are read without
+// fetching the payloads.
+std::string within_bytes(std::string_view rows, std::string_view bytes) {
+  return "SELECT " + std::string{kColumns} +
+         " FROM (SELECT r.*, sum(coalesce(octet_length(r.data), 0)) OVER (ORDER BY r.id ROWS UNBOUNDED PRECEDING)"
+         " - coalesce(octet_length(r.data), 0) AS before FROM (" +
+         std::string{rows} + ") r) s WHERE before < " + std::string{bytes} + " ORDER BY id";
+}
+
+}  // namespace
+
+std::string reader_settings() {
+  return "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),"
+         " set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false)";
+}
+
+std::string poll_sql(const std::string& schema) {
+  // `late` asks the present snapshot before it probes: an open transaction that appends millions would be walked over each
+  // time.
+  return in_schema(
+      "WITH fresh AS MATERIALIZED (SELECT * FROM @schema@.outbox WHERE txid >= $1::xid8"
+      "  AND txid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY txid, id LIMIT $3::int + 1),"
+      " late AS MATERIALIZED (SELECT r.* FROM (SELECT t FROM unnest($2::xid8[]) t"
+      "  WHERE pg_visible_in_snapshot(t, pg_current_snapshot()) OFFSET 0) l CROSS JOIN LATERAL"
+      "  (SELECT * FROM @schema@.outbox o WHERE (o.txid, o.id) >= (l.t, 0) AND (o.txid, o.id) <= (l.t, 9223372036854775807)"
+      "   ORDER BY o.txid, o.id LIMIT $3::int + 1) r),"
+      " size AS MATERIALIZED (SELECT count(*) > $3::int OR coalesce(sum(bytes), 0) > $4::bigint AS large FROM"
+      "  (SELECT octet_length(data) AS bytes FROM fresh UNION ALL SELECT octet_length(data) FROM late) b)"
+      " SELECT pg_current_snapshot()::text AS cur, large, NULL::bigint AS id, NULL AS event_id, NULL AS source, NULL AS type,"
+      "  NULL AS subject, NULL AS key, NULL AS content_type, NULL AS data_schema, NULL AS time, NULL AS correlation_id,"
+      "  NULL AS causation_id, NULL AS traceparent, NULL AS tracestate, NULL::jsonb AS extensions, NULL::jsonb AS headers,"
+      "  NULL::bytea AS data FROM size"
+      " UNION ALL SELECT NULL, NULL, " +
+          std::string{kColumns} +
+          " FROM (SELECT * FROM fresh UNION ALL SELECT * FROM late) w, size WHERE NOT large"
+          "  AND ($5::text[] IS NULL OR route LIKE ANY ($5::text[]))"
+          " ORDER BY id NULLS FIRST",
+      schema);
+}
+
+std::string extent_sql(const std::string& schema) {
+  return in_schema(
+      "WITH pairs AS MATERIALIZED (SELECT txid, id FROM @schema@.outbox WHERE (txid, id) > ($1::xid8, $2::bigint)"
+      "  AND txid < $3::xid8 ORDER BY txid, id LIMIT $5::int),"
+      " last AS MATERIALIZED (SELECT txid, id FROM pairs OFFSET (SELECT greatest(count(*) - 1, 0) FROM pairs) LIMIT 1)"
+      " SELECT count(*) AS pairs, (SELECT txid FROM last)::text AS last_txid, (SELECT id FROM last) AS last_id,"
+      "  min(id) FILTER (WHERE pg_visible_in_snapshot(txid, $4::pg_snapshot)) AS smallest,"
+      "  max(id) FILTER (WHERE pg_visible_in_snapshot(txid, $4::pg_snapshot)) AS largest FROM pairs",
+      schema);
+}
+
+std::string late_extent_sql(const std::string& schema) {
+  return in_schema(
+      "SELECT min(f.id) AS smallest, max(e.id) AS largest FROM unnest($1::xid8[]) t"
+      " LEFT JOIN LATERAL (SELECT o.id FROM @schema@.outbox o WHERE (o.txid, o.id) > (t, $2::bigint)"
+      "  AND (o.txid, o.id) <= (t, 9223372036854775807) ORDER BY o.txid, o.id LIMIT 1) f ON true"
+      " LEFT JOIN LATERAL (SELECT o.id FROM @schema@.outbox o WHERE (o.txid, o.id) > (t, $2::bigint)"
+      "  AND (o.txid, o.id) <= (t, 9223372036854775807) ORDER BY o.txid DESC, o.id DESC LIMIT 1) e ON true",
+      schema);
+}
+
+std::string late_rows_sql(const std::string& schema) {
+  return in_schema(within_bytes("SELECT q.* FROM unnest($1::xid8[]) t CROSS JOIN LATERAL"
+                                " (SELECT * FROM @schema@.outbox o WHERE (o.txid, o.id) > (t, $2::bigint)"
+                                "  AND (o.txid, o.id) <= (t, $3::bigint)"
+                                "  AND ($6::text[] IS NULL OR o.route LIKE ANY ($6::text[]))"
+                                "  ORDER BY o.txid, o.id LIMIT $4::int) q ORDER BY q.id LIMIT $4::int",
+                                "$5::bigint"),
+                   schema);
+}
+
+std::string range_rows_sql(const std::string& schema) {
+  return in_schema(within_bytes("SELECT * FROM @schema@.outbox o WHERE o.id > $1::bigint AND o.id <= $2::bigint"
+                                " AND pg_visible_in_snapshot(o.txid, $4::pg_snapshot)"
+                                " AND NOT pg_visible_in_snapshot(o.txid, $3::pg_snapshot)"
+                                " AND ($7::text[] IS NULL OR o.route LIKE ANY ($7::text[]))"
+                                " ORDER BY o.id LIMIT $5::int",
+                                "$6::bigint"),
+                   schema);
+}
+
+}  // namespace penstock::postgres

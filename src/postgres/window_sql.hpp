@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+namespace penstock::postgres {
+
+// The statements that read the log by snapshot windows: what is visible in `cur` and was not in `prev`, in the order of ids.
+// Each has one index that can serve it, and never another plan worth considering, whatever the statistics say or do not say:
+// conditions on the transaction are index conditions where the index on (txid, id) is meant, and function calls where the
+// primary key is. `reader_settings` does the rest.
+
+/// Planner settings for a connection that runs only these statements.
+std::string reader_settings();
+
+/// The whole window since `prev` when it is small, else only word that it is not.
+/// $1 xmax of prev, $2 transactions in flight at prev (array literal), $3 most rows, $4 most bytes of payload, $5 LIKE patterns
+/// (array literal, or NULL for all). The first row has the present snapshot in `cur` and whether the window is `large`; the
+/// others are events.
+std::string poll_sql(const std::string& schema);
+
+/// Walks the (txid, id) pairs from prev's xmax to cur's, some at a time, to find the smallest and the largest id.
+/// $1, $2: the last pair seen, $3 xmax of cur, $4 cur, $5 most rows. Gives pairs, the pair to go on from, smallest, largest.
+std::string extent_sql(const std::string& schema);
+
+/// The smallest id above $2 and the largest id of the transactions $1, each by one probe of the index on (txid, id).
+std::string late_extent_sql(const std::string& schema);
+
+/// Events of the transactions $1 with ids above $2 and up to $3. $4 most rows, $5 most bytes, $6 patterns.
+std::string late_rows_sql(const std::string& schema);
+
+/// Events with ids above $1 and up to $2 that are visible in $4 and not in $3. $5 most rows, $6 most bytes, $7 patterns.
+std::string range_rows_sql(const std::string& schema);
+
+}  // namespace penstock::postgres

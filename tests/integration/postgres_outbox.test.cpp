@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "penstock/outbox.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <set>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "postgres/pqxx_compat.hpp"
+#include "support/postgres.hpp"
+
+namespace penstock {
+namespace {
+
+using namespace std::chrono_literals;
+using test::postgres_url;
+using test::Schema;
+
+class OutboxTest : public testing::Test {
+ protected:
+  Schema schema_{"outbox"};
+  Outbox outbox_{postgres_url(), {.schema = schema_.name(), .source = "/shop/orders-api"}};
+  pqxx::connection connection_{postgres_url()};
+
+  std::vector<std::string> append_all(const std::vector<Event>& events) {
+    pqxx::work tx{connection_};
+    auto ids = outbox_.append(tx, events);
+    tx.commit();
+    return ids;
+  }
+  std::string append(Event event) {
+    pqxx::work tx{connection_};
+    auto id = outbox_.append(tx, std::move(event));
+    tx.commit();
+    return id;
+  }
+  static std::vector<Event> read_all(EventLog::Cursor& cursor) {
+    std::vector<Event> events;
+    for (;;) {
+      auto entries = cursor.read(100);
+      if (entries.empty()) {
+        return events;
+      }
+      for (auto& entry : entries) {
+        events.push_back(std::move(entry.event));
+      }
+    }
+  }
+  std::unique_ptr<EventLog::Cursor> acquired(const std::string& name, const std::vector<std::string>& patterns = {"*"}) {
+    auto cursor = outbox_.cursor(name, patterns);
+    EXPECT_TRUE(cursor->acquire());
+    return cursor;
+  }
+};
+
+Event full_event() {
+  std::string bytes;
+  for (int i = 0; i < 256; ++i) {
+    bytes += static_cast<char>(i);
+  }
+  return {.id = "e-1",
+          .source = "/another",
+          .type = "shop.order.placed.v1",
+          .subject = "order \"1\" {a,b} \\ NULL",
+          .key = "o-1,{\"x\"}",
+          .data = bytes,
+          .content_type = "application/octet-stream",
+          .data_schema = "https://example.com/schema",
+          .time = "2026-11-22T08:30:00+01:00",
+          .correlation_id = "c",
+          .causation_id = "d",
+          .traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+          .tracestate = "a=b",
+          .extensions = {{"text", "NULL"}, {"flag", true}, {"number", 42}, {"bytes", ExtensionValue::binary(bytes)}},
+          .headers = {{"x", "1"}, {"x", "2"}, {"null", std::nullopt}, {"empty", ""}, {"bytes", bytes}, {"\"\\{},", "'"}}};
+}
+
+TEST_F(OutboxTest, AnyEventSurvivesAlone) {
+  const auto cursor = acquired("a");
+  EXPECT_EQ(append(full_event()), "e-1");
+  const auto read = read_all(*cursor);
+  ASSERT_EQ(read.size(), 1U);
+  EXPECT_EQ(read[0], full_event());
+  for (const auto& [name, value] : full_event().extensions) {
+    EXPECT_EQ(read[0].extensions.at(name).type(), value.type()) << name;
+  }
+}
+
+TEST_F(OutboxTest, AnyEventSurvivesAmongOthersInTheOrderGiven) {
+  const auto cursor = acquired("a");
+  std::vector<Event> events;
+  for (int i = 0; i < 700; ++i) {
+    Event event = i % 3 == 0 ? full_event() : Event{.type = "t", .time = "2026-11-22T08:30:00Z"};
+    event.source = "/s";
+    event.id = std::to_string(i);
+    event.data = i % 3 == 1 ? std::optional<std::string>{} : i % 3 == 2 ? std::optional<std::string>{""} : event.data;
+    event.content_type = event.data ? "text/plain" : "";
+    events.push_back(event);
+  }
+  const auto ids = append_all(events);
+  const auto read = read_all(*cursor);
+  ASSERT_EQ(read.size(), events.size());
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    EXPECT_EQ(ids[i], events[i].id);
+    EXPECT_EQ(read[i], events[i]) << i;
+  }
+}
+
+TEST_F(OutboxTest, FillsInWhatIsNotSet) {
+  const auto cursor = acquired("a");
+  const auto before = std::chrono::system_clock::now() - 60s;
+  const auto id = append({.type = "shop.order.placed.v1", .key = "o-1", .data = "{}"});
+  append({.type = "shop.order.cleared.v1", .key = "o-1"});
+  const auto read = read_all(*cursor);
+  ASSERT_EQ(read.size(), 2U);
+  EXPECT_EQ(read[0].id, id);
+  EXPECT_EQ(id.size(), 36U);
+  EXPECT_EQ(read[0].source, "/shop/orders-api");
+  EXPECT_EQ(read[0].content_type, "application/json");
+  const auto time = parse_time(read[0].time);
+  ASSERT_TRUE(time) << read[0].time;
+  EXPECT_GT(*time, before);
+  EXPECT_LT(*time, before + 120s);
+  EXPECT_FALSE(read[1].data);
+  EXPECT_EQ(read[1].content_type, "") << "an event without data has no content type";
+  EXPECT_NO_THROW(validate(read[0]));
+}
+
+TEST_F(OutboxTest, BelongsToTheCallersTransaction) {
+  const auto cursor = acquired("a");
+  {
+    pqxx::work tx{connection_};
+    outbox_.append(tx, {.type = "lost"});
+  }
+  EXPECT_TRUE(read_all(*cursor).empty());
+  pqxx::work tx{connection_};
+  EXPECT_THROW(outbox_.append(tx, Event{.id = "x"}), InvalidEvent);
+  outbox_.append(tx, {.type = "kept"});  // nothing had been sent of the invalid one: the transaction is alive
+  EXPECT_TRUE(read_all(*cursor).empty());
+  tx.commit();
+  const auto read = read_all(*cursor);
+  ASSERT_EQ(read.size(), 1U);
+  EXPECT_EQ(read[0].type, "kept");
+}
+
+TEST_F(OutboxTest, OneRoundTripForAnyNumber) {
+  const auto statements = [&] { return schema_.value("SELECT count(*) FROM " + schema_.table("outbox")); };
+  pqxx::work tx{connection_};
+  EXPECT_TRUE(outbox_.append(tx, std::span<const Event>{}).empty());
+  tx.commit();
+  EXPECT_EQ(statements(), 0);
+  // One statement has one timestamp.
+  pqxx::work again{connection_};
+  again.exec("ALTER TABLE " + schema_.table("outbox") + " ADD COLUMN at timestamptz DEFAULT statement_timestamp()");
+  outbox_.append(again, std::vector<Event>(500, Event{.type = "t"}));
+  again.commit();
+  EXPECT_EQ(schema_.value("SELECT count(DISTINCT at) FROM " + schema_.table("outbox")), 1);
+  EXPECT_EQ(statements(), 500);
+}
+
+TEST_F(OutboxTest, RoutesDecideWhichCursorSeesAnEvent) {
+  append_all({{.type = "shop.order.placed.v1"},
+              {.type = "shop.order.shipped.v1"},
+              {.type = "shop.order_x"},
+              {.type = "a%b"},
+              {.type = "a.b"},
+              {.type = "a\\b"}});
+  const auto seen = [&](const std::string& name, const std::vector<std::string>& patterns) {
+    const auto cursor = acquired(name, patterns);
+    std::string types;
+    for (const Event& event : read_all(*cursor)) {
+      types += event.type + " ";
+      EXPECT_TRUE(std::any_of(patterns.begin(), patterns.end(), [&](const auto& p) { return route_matches(p, event.type); }));
+    }
+    return types;
+  };
+  EXPECT_EQ(seen("1", {"shop.order.*"}), "shop.order.placed.v1 shop.order.shipped.v1 ");
+  EXPECT_EQ(seen("2", {"*.shipped.*", "a.b"}), "shop.order.shipped.v1 a.b ");
+  EXPECT_EQ(seen("3", {"shop.order_x"}), "shop.order_x ") << "an underscore stands for itself";
+  EXPECT_EQ(seen("4", {"a%b"}), "a%b ") << "so does a per cent sign";
+  EXPECT_EQ(seen("5", {"a\\b"}), "a\\b ") << "and a backslash";
+  EXPECT_EQ(seen("6", {"shop.order"}), "");
+  EXPECT_EQ(seen("7", {"*"}), "shop.order.placed.v1 shop.order.shipped.v1 shop.order_x a%b a.b a\\b ");
+}
+
+TEST_F(OutboxTest, LockedAppendsOfOneKeyAreReadInTheOrderOfTheirCommits) {
+  const auto cursor = acquired("a");
+  constexpr int kWriters = 8;
+  constexpr int kEach = 25;
+  // Without any lock of their own, writers of one key append "the number of events so far".
+  schema_.exec("CREATE TABLE " + schema_.table("counter") + " AS SELECT 0 AS n");
+  {
+    std::vector<std::jthread> writers;
+    for (int w = 0; w < kWriters; ++w) {
+      writers.emplace_back([&] {
+        pqxx::connection connection{postgres_url()};
+        for (int i = 0; i < kEach; ++i) {
+          pqxx::work tx{connection};
+          outbox_.append_locked(tx, {.id = "locked", .type = "t", .key = "k"});
+          // The lock is held from here on: what follows is serial.
+          tx.exec("UPDATE " + schema_.table("outbox") + " SET event_id = (SELECT n::text FROM " + schema_.table("counter") +
+                  ") WHERE event_id = 'locked' AND txid = pg_current_xact_id()");
+          tx.exec("UPDATE " + schema_.table("counter") + " SET n = n + 1");
+          tx.commit();
+        }
+      });
+    }
+  }
+  const auto read = read_all(*cursor);
+  ASSERT_EQ(read.size(), static_cast<std::size_t>(kWriters * kEach));
+  for (std::size_t i = 0; i < read.size(); ++i) {
+    EXPECT_EQ(read[i].id, std::to_string(i));
+  }
+}
+
+TEST_F(OutboxTest, LockedAppendsDrawTheIdAfterTheLock) {
+  pqxx::work first{connection_};
+  outbox_.append_locked(first, {.id = "first", .type = "t", .key = "k"});
+  std::jthread second{[&] {
+    pqxx::connection connection{postgres_url()};
+    pqxx::work tx{connection};
+    outbox_.append_locked(tx, {.id = "second", .type = "t", .key = "k"});
+    tx.commit();
+  }};
+  ASSERT_TRUE(test::eventually(
+      [&] { return schema_.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") > 0; }));
+  outbox_.append(first, {.id = "third", .type = "t", .key = "k"});  // same transaction, still under the lock
+  first.commit();
+  second.join();
+  EXPECT_EQ(schema_.value<std::string>("SELECT string_agg(event_id, ' ' ORDER BY id) FROM " + schema_.table("outbox")),
+            "first third second");
+}
+
+TEST_F(OutboxTest, Rule12_NotifiesOnlyWhenARelayHasSaidThatItSleeps) {
+  pqxx::connection listening{postgres_url()};
+  int notifications = 0;
+  const postgres::Listener listener{listening, "penstock_" + schema_.name(), [&] { ++notifications; }};
+  const auto cursor = acquired("a");
+  // A round trip after the commit brings every notification that was sent by it.
+  const auto after_commit = [&] {
+    pqxx::nontransaction{listening}.exec("SELECT 1");
+    listening.get_notifs();
+    return std::exchange(notifications, 0);
+  };
+  append({.type = "t"});
+  append_all({{.type = "t"}, {.type = "t"}});
+  EXPECT_EQ(after_commit(), 0) << "nobody sleeps";
+  EXPECT_EQ(read_all(*cursor).size(), 3U);
+  std::stop_source stop;
+  cursor->wait(5ms, stop.get_token());
+  append({.type = "t"});
+  EXPECT_EQ(after_commit(), 0) << "a short wait is polling";
+  read_all(*cursor);
+  cursor->wait(1s, stop.get_token());
+  append({.type = "t"});
+  EXPECT_EQ(after_commit(), 1);
+  append_all({{.type = "t"}, {.type = "t"}});
+  EXPECT_EQ(after_commit(), 1);
+  pqxx::work tx{connection_};
+  outbox_.append_locked(tx, {.type = "t", .key = "k"});
+  tx.commit();
+  EXPECT_EQ(after_commit(), 1);
+  cursor->release();
+  append({.type = "t"});
+  EXPECT_EQ(after_commit(), 0) << "it was released";
+}
+
+TEST_F(OutboxTest, Rule12_ASleepingCursorIsWokenByACommitElsewhere) {
+  const auto cursor = acquired("a");
+  std::stop_source stop;
+  while (!read_all(*cursor).empty()) {
+  }
+  cursor->wait(60s, stop.get_token());  // announces its sleep and wants to look once more
+  ASSERT_TRUE(read_all(*cursor).empty());
+  cursor->wait(0ms, stop.get_token());  // takes what hints there are
+  std::jthread other{[&] {
+    pqxx::connection connection{postgres_url()};
+    pqxx::work tx{connection};
+    outbox_.append(tx, {.type = "t"});
+    tx.commit();
+  }};
+  const auto begin = std::chrono::steady_clock::now();
+  std::size_t read = 0;
+  while (read == 0) {
+    cursor->wait(60s, stop.get_token());
+    read += read_all(*cursor).size();
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
+}
+
+TEST_F(OutboxTest, Rule12_ASignalOrARequestToStopEndsTheSleep) {
+  const auto cursor = acquired("a");
+  std::stop_source stop;
+  cursor->wait(0ms, stop.get_token());
+  outbox_.signal();
+  cursor->wait(60s, stop.get_token());
+  cursor->wait(60s, stop.get_token());
+  outbox_.signal();
+  cursor->wait(60s, stop.get_token());
+  std::jthread other{[&] { stop.request_stop(); }};
+  cursor->wait(60s, stop.get_token());
+  cursor->wait(60s, stop.get_token());
+}
+
+TEST(OutboxOptions, NamesWhatIsWrong) {
+  EXPECT_THROW((Outbox{"", {.schema = "Bad Name"}}), std::invalid_argument);
+  EXPECT_THROW((Outbox{"", {.lease = 1ms}}), std::invalid_argument);
+  try {
+    Outbox{"", {.source = "not a uri"}};
+    FAIL() << "a source that is no URI was accepted";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_NE(std::string{error.what()}.find("source"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace penstock
