@@ -33,7 +33,8 @@ class PENSTOCK_EXPORT Context {
 
   /// Emits an event in this transaction: it exists if and only if the effect does. What is not set is filled in: `id` derived
   /// from the consumer, the message and the position, so that a repeat upstream dies downstream; `source`; `correlation_id`
-  /// and `traceparent` from the message; `causation_id` its id. Throws InvalidEvent.
+  /// and `traceparent` from the message; `causation_id` its id; `time` is the
+  /// datastore's to set. Throws InvalidEvent.
   void emit(Event event);
 
   /// Which attempt this is, from 1.

@@ -37,8 +37,13 @@ PENSTOCK_EXPORT std::string dead_channel(std::string_view channel);
 PENSTOCK_EXPORT std::string dead_letters_of(std::string_view channel);
 
 /// The message on `<channel>.dead`: the original event, payload untouched, its id derived so that a repeat is recognised, and
-/// `dlq-…` headers with origin, group, attempts and error. A message that was no event becomes one of type
-/// "penstock.malformed.v1".
+/// these headers, each only where there is something to say: `dlq-original-id`, `dlq-original-topic`, `dlq-partition`,
+/// `dlq-offset`, `dlq-consumer-group`, `dlq-timestamp` (the event's time), `dlq-attempts`, `dlq-first-failed-at`,
+/// `dlq-last-failed-at`, `dlq-error-class` (the reason up to its first colon, "malformed" or "error") and
+/// `dlq-error-message` (one line of at most 1 KiB). A message that is dead-lettered again by the same group goes on counting.
+///
+/// A message that was no event becomes one of type "penstock.malformed.v1" with its payload and headers; those that would
+/// be read as attributes are renamed `dlq-header-…`.
 PENSTOCK_EXPORT Event to_event(const DeadLetter& letter);
 
 }  // namespace penstock

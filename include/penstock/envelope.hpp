@@ -35,11 +35,18 @@ class PENSTOCK_EXPORT MalformedMessage : public std::runtime_error {
 };
 
 /// Lays out a valid event (throws InvalidEvent otherwise). In binary mode the payload is the data, byte for byte, and
-/// foreign headers follow the attributes in their order.
+/// foreign headers follow the attributes in their order, duplicates and nulls included.
+///
+/// The key is text, or any bytes: on Kafka it is the message key, and also `ce_partitionkey` when it is text; elsewhere it is
+/// the attribute, or base64 in the header `penstock-key` when it is no text. Payloads of AMQP and NATS cannot be null, so there
+/// an empty one means null, and zero bytes of data are marked by the header `penstock-data: empty`. A foreign header that the
+/// binding would read as an attribute, or cannot carry (NATS: line breaks, NUL), is InvalidEvent; a null one is empty on NATS.
 PENSTOCK_EXPORT Wire encode(const Event& event, Binding binding, Mode mode = Mode::binary);
 
 /// Reads either mode (throws MalformedMessage). Liberal in what it takes: attribute names in any case, unknown attributes as
-/// extensions, a redundant `ce_datacontenttype`. Headers that are no attributes become `Event::headers`.
+/// extensions, a redundant `ce_datacontenttype`, values NATS clients did not encode, structured JSON without a content type on
+/// NATS; a broken trace context is left out. Headers that are no attributes become `Event::headers`, and a Kafka key without
+/// `ce_partitionkey` becomes `Event::key`, byte for byte. Batches and event formats other than JSON are MalformedMessage.
 /// `decode(encode(e)) == e` for every valid event, binding and mode; except that structured mode may respace JSON data.
 PENSTOCK_EXPORT Event decode(const Wire& wire, Binding binding);
 

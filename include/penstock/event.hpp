@@ -101,7 +101,8 @@ PENSTOCK_EXPORT void validate(const Event& event);
 /// RFC 3339 in UTC with microseconds: "2026-11-22T08:30:00.000001Z".
 PENSTOCK_EXPORT std::string format_time(std::chrono::system_clock::time_point time);
 
-/// Reads any RFC 3339 time; empty when the text is none. Digits below the clock's resolution are dropped.
+/// Reads any RFC 3339 time; empty when the text is none. Digits below the clock's resolution are dropped, and a year beyond
+/// its range (1677 to 2262) is read as its end.
 PENSTOCK_EXPORT std::optional<std::chrono::system_clock::time_point> parse_time(std::string_view text);
 
 }  // namespace penstock

@@ -27,7 +27,7 @@ const char* obstacle(const Header& header, Binding binding) noexcept {
     case Binding::nats: break;
   }
   constexpr std::string_view breaks{"\r\n\0", 3};
-  if (header.name.empty() || header.name.find_first_of(": ") != std::string::npos ||
+  if (header.name.empty() || header.name.find(':') != std::string::npos ||
       header.name.find_first_of(breaks) != std::string::npos) {
     return "has a name NATS cannot carry; use letters, digits and dashes";
   }
