@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "penstock/beacon.hpp"
+
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <utility>
+
+#include "beacon/declare.hpp"
+#include "beacon/names.hpp"
+#include "beacon/servers.hpp"
+#include "beacon/session.hpp"
+#include "beacon/source.hpp"
+
+namespace penstock {
+namespace {
+
+class StreamPublisher final : public Publisher {
+ public:
+  StreamPublisher(std::shared_ptr<beacon::Session> session, const std::string& channel, std::size_t window)
+      : session_{std::move(session)}, window_{std::make_shared<beacon::Window>()} {
+    window_->subject = beacon::subject_of(channel);
+    window_->stream = beacon::stream_of(channel);
+    window_->limit = window;
+  }
+  ~StreamPublisher() override { session_->ledger().settle_all(*window_); }
+
+  std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds timeout) override {
+    return session_->submit(window_, events, timeout);
+  }
+
+ private:
+  const std::shared_ptr<beacon::Session> session_;
+  const std::shared_ptr<beacon::Window> window_;
+};
+
+}  // namespace
+
+class Beacon::Impl {
+ public:
+  explicit Impl(BeaconOptions options)
+      : servers_{beacon::parse_servers(options.url)},
+        options_{std::move(options)},
+        session_{std::make_shared<beacon::Session>(servers_, options_.logger)} {
+    if (options_.window == 0) throw std::invalid_argument{"Beacon: window must be at least 1"};
+    options_.url.clear();  // it holds a password
+  }
+
+  void declare(const StreamSpec& stream, std::chrono::milliseconds timeout) const {
+    beacon::declare_stream(servers_, stream, timeout, options_.logger);
+  }
+
+  std::shared_ptr<Publisher> publisher(const std::string& channel) {
+    const std::lock_guard lock{mutex_};
+    auto& known = publishers_[beacon::subject_of(channel)];
+    auto publisher = known.lock();
+    if (!publisher) known = publisher = std::make_shared<StreamPublisher>(session_, channel, options_.window);
+    return publisher;
+  }
+
+  std::unique_ptr<Source> source(const std::string& channel, const BeaconSourceOptions& options) const {
+    return beacon::make_source(servers_, channel, options, options_.logger);
+  }
+
+ private:
+  const beacon::Servers servers_;
+  BeaconOptions options_;
+  const std::shared_ptr<beacon::Session> session_;
+  std::mutex mutex_;
+  std::map<std::string, std::weak_ptr<Publisher>> publishers_;
+};
+
+Beacon::Beacon(BeaconOptions options) : impl_{std::make_shared<Impl>(std::move(options))} {}
+Beacon::~Beacon() = default;
+Beacon::Beacon(Beacon&&) noexcept = default;
+Beacon& Beacon::operator=(Beacon&&) noexcept = default;
+
+void Beacon::declare(const StreamSpec& stream, std::chrono::milliseconds timeout) { impl_->declare(stream, timeout); }
+
+Channel Beacon::channel(const std::string& stream) { return {"nats", stream, impl_->publisher(stream)}; }
+
+std::unique_ptr<Source> Beacon::source(const std::string& stream, BeaconSourceOptions options) {
+  return impl_->source(stream, options);
+}
+
+}  // namespace penstock

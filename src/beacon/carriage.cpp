@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "beacon/carriage.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+#include <deque>
+#include <iterator>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+
+#include "beacon/names.hpp"
+
+namespace penstock::beacon {
+namespace {
+
+constexpr const char* kMessageId = "Nats-Msg-Id";
+constexpr const char* kExpectedStream = "Nats-Expected-Stream";
+constexpr const char* kHeaders = "Penstock-Headers";
+constexpr const char* kData = "Penstock-Data";
+constexpr const char* kEmpty = "empty";
+
+std::string lower(std::string_view text) {
+  std::string result{text};
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  return result;
+}
+
+bool begins(const std::string& name, std::string_view prefix) {
+  return lower(std::string_view{name}.substr(0, prefix.size())) == prefix;
+}
+bool is_attribute(const std::string& name) { return begins(name, "ce-"); }
+bool is_reserved(const std::string& name) { return begins(name, "nats-"); }
+
+/// Arrives in every client as it was sent.
+bool is_plain(const Header& header) {
+  if (header.name.empty() || !header.value || header.value->empty()) return false;
+  // "Status: 503" with an empty body would look like "no responders".
+  if (is_reserved(header.name) || begins(header.name, "penstock-") || lower(header.name) == "status" ||
+      lower(header.name) == "description") {
+    return false;
+  }
+  const bool token =
+      std::all_of(header.name.begin(), header.name.end(), [](char c) { return c > ' ' && c < '\x7f' && c != ':'; });
+  const bool text = std::all_of(header.value->begin(), header.value->end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte >= ' ' && byte != 0x7f;
+  });
+  return token && text && header.value->front() != ' ' && header.value->back() != ' ';
+}
+
+void check(natsStatus status) {
+  if (status != NATS_OK) throw std::runtime_error{"NATS message: " + last_error(status)};
+}
+
+std::string directory(const Headers& headers) {
+  std::set<std::string> names;
+  bool all_plain = true;
+  std::string list;
+  for (const auto& header : headers) {
+    if (is_attribute(header.name) && is_plain(header)) continue;
+    const bool plain = is_plain(header);
+    all_plain = all_plain && plain;
+    names.insert(header.name);
+    if (!list.empty()) list += ',';
+    list += escape(header.name, '%', ".~");
+    if (!plain) list += header.value ? '=' + escape(*header.value, '%', ".~") : "!";
+  }
+  return all_plain && names.size() < 2 ? std::string{} : list;
+}
+
+/// Every header of a message: the names sorted, as NATS keeps no order among them.
+std::map<std::string, std::deque<std::string>> headers_of(natsMsg* message) {
+  std::map<std::string, std::deque<std::string>> result;
+  const char** keys = nullptr;
+  int count = 0;
+  if (natsMsgHeader_Keys(message, &keys, &count) != NATS_OK) return result;
+  const std::unique_ptr<const char*, Free<std::free>> keep_keys{keys};
+  for (int i = 0; i < count; ++i) {
+    const char** values = nullptr;
+    int number = 0;
+    if (natsMsgHeader_Values(message, keys[i], &values, &number) != NATS_OK) continue;
+    const std::unique_ptr<const char*, Free<std::free>> keep_values{values};
+    for (int j = 0; j < number; ++j) result[keys[i]].emplace_back(values[j]);
+  }
+  return result;
+}
+
+/// One entry of the directory. Falls back on nothing when it is damaged.
+std::optional<Header> entry(std::string_view text, std::map<std::string, std::deque<std::string>>& there) {
+  const auto mark = text.find_first_of("=!");
+  auto name = unescape(text.substr(0, mark), '%');
+  if (!name) return std::nullopt;
+  if (mark != std::string_view::npos) {
+    if (text[mark] == '!') return Header{std::move(*name), std::nullopt};
+    auto value = unescape(text.substr(mark + 1), '%');
+    if (!value) return std::nullopt;
+    return Header{std::move(*name), std::move(*value)};
+  }
+  const auto found = there.find(*name);
+  if (found == there.end() || found->second.empty()) return std::nullopt;
+  Header header{std::move(*name), std::move(found->second.front())};
+  found->second.pop_front();
+  return header;
+}
+
+}  // namespace
+
+MessageHandle to_message(const Wire& wire, const std::string& subject, const std::string& reply, const std::string& stream,
+                         const std::string& message_id) {
+  if (wire.payload && wire.payload->size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    throw std::length_error{"a payload beyond 2 GiB"};
+  }
+  natsMsg* made = nullptr;
+  const char* data = wire.payload ? wire.payload->data() : nullptr;
+  check(natsMsg_Create(&made, subject.c_str(), reply.empty() ? nullptr : reply.c_str(), data,
+                       wire.payload ? static_cast<int>(wire.payload->size()) : 0));
+  MessageHandle message{made};
+  check(natsMsgHeader_Set(made, kMessageId, message_id.c_str()));
+  check(natsMsgHeader_Set(made, kExpectedStream, stream.c_str()));
+  for (const auto& header : wire.headers) {
+    if (is_plain(header)) check(natsMsgHeader_Add(made, header.name.c_str(), header.value->c_str()));
+  }
+  if (const auto list = directory(wire.headers); !list.empty()) check(natsMsgHeader_Set(made, kHeaders, list.c_str()));
+  if (wire.payload && wire.payload->empty()) check(natsMsgHeader_Set(made, kData, kEmpty));
+  return message;
+}
+
+Arrival from_message(natsMsg* message) {
+  Arrival arrival;
+  auto there = headers_of(message);
+  const auto size = natsMsg_GetDataLength(message);
+  if (size > 0) {
+    arrival.wire.payload.emplace(natsMsg_GetData(message), static_cast<std::size_t>(size));
+  } else if (there.count(kData) != 0 && there[kData].front() == kEmpty) {
+    arrival.wire.payload.emplace();
+  }
+
+  Headers foreign;
+  if (const auto found = there.find(kHeaders); found != there.end()) {
+    const std::string list = found->second.front();
+    for (std::size_t begin = 0; begin <= list.size();) {
+      const auto comma = std::min(list.find(',', begin), list.size());
+      if (auto header = entry(std::string_view{list}.substr(begin, comma - begin), there))
+        foreign.push_back(std::move(*header));
+      begin = comma + 1;
+    }
+  }
+  there.erase(kHeaders);
+  there.erase(kData);
+  for (auto& [name, values] : there) {
+    auto& into = is_reserved(name) ? arrival.reserved : is_attribute(name) ? arrival.wire.headers : foreign;
+    for (auto& value : values) into.push_back({name, std::move(value)});
+  }
+  std::move(foreign.begin(), foreign.end(), std::back_inserter(arrival.wire.headers));
+  return arrival;
+}
+
+Event read_event(Arrival& arrival) {
+  const auto adopt = [&] {
+    arrival.wire.headers.insert(arrival.wire.headers.end(), arrival.reserved.begin(), arrival.reserved.end());
+  };
+  Event event;
+  try {
+    event = decode(arrival.wire, Binding::nats);
+  } catch (const MalformedMessage&) {
+    adopt();
+    throw;
+  }
+  const auto ours = std::find_if(arrival.reserved.begin(), arrival.reserved.end(),
+                                 [](const Header& header) { return header.name == kMessageId; });
+  if (ours == arrival.reserved.end() || ours->value != message_id(event.source, event.id)) {
+    adopt();
+    event.headers.insert(event.headers.end(), arrival.reserved.begin(), arrival.reserved.end());
+    return event;
+  }
+  for (const auto& header : arrival.reserved) {
+    if (header.name == kMessageId || header.name == kExpectedStream) continue;
+    arrival.wire.headers.push_back(header);
+    event.headers.push_back(header);
+  }
+  return event;
+}
+
+}  // namespace penstock::beacon

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "beacon/connection.hpp"
+#include "penstock/publisher.hpp"
+
+namespace penstock::beacon {
+
+/// How many events of one channel are sent and not answered.
+struct Window {
+  std::string subject{};
+  std::string stream{};
+  std::size_t limit = 1;
+  std::size_t in_flight = 0;  ///< guarded by the ledger
+};
+
+/// What was submitted and has no outcome yet. Every event gets exactly one: from an answer, from the end of the connection,
+/// from its deadline or from the end of its publisher, whichever comes first. Thread safety: any thread. Lifetime: shared by
+/// the session and the client library's threads.
+class Ledger {
+ public:
+  enum class State : std::uint8_t {
+    waiting,   ///< not sent
+    sent,      ///< may be stored
+    unrouted,  ///< the server had nobody who takes the subject: certainly not stored, and why is being asked
+    settled
+  };
+  struct Batch {
+    std::uint64_t first = 0;  ///< token of its first event; the others follow
+    Instant deadline{};
+    std::shared_ptr<Window> window{};
+    std::vector<State> states{};
+    Outcomes outcomes{};
+    std::size_t open = 0;
+    std::promise<Outcomes> promise{};
+  };
+
+  /// Enters events. The future is ready at once when there are none.
+  std::shared_ptr<Batch> enter(std::size_t count, std::shared_ptr<Window> window, Instant deadline);
+
+  enum class Place : std::uint8_t { taken, late, unusable };
+  /// Waits for a place in the window and takes it: from now on the event counts as sent. Gives up at the batch's deadline and
+  /// when `usable` says no.
+  Place take_place(Batch& batch, std::size_t index, const std::function<bool()>& usable);
+
+  void settle(std::uint64_t token, Outcome outcome);
+  /// Everything of a batch from `index` on that is not sent.
+  void settle_waiting(Batch& batch, std::size_t index, const Outcome& outcome);
+  /// Everything that may be stored: the connection is gone, and the answers with it.
+  void settle_sent(const Outcome& outcome);
+  /// Everything of a publisher.
+  void settle_all(const Window& window);
+  /// What is past its deadline. `denied` holds subjects the server refused on this connection, and its words.
+  void sweep(Instant now, const std::map<std::string, std::string>& denied);
+
+  void mark_unrouted(std::uint64_t token);
+  /// Tokens marked and not settled, with the stream each was meant for.
+  std::vector<std::pair<std::uint64_t, std::shared_ptr<Window>>> unrouted() const;
+
+  [[nodiscard]] bool idle() const;
+  /// Lets those who wait for a place look again.
+  void wake();
+
+ private:
+  using Batches = std::map<std::uint64_t, std::shared_ptr<Batch>>;
+  Batches::iterator find(std::uint64_t token);
+  /// True when that was the batch's last.
+  bool settle_locked(Batch& batch, std::size_t index, Outcome outcome);
+  template <class Choose>
+  void settle_where(const Choose& choose);
+
+  mutable std::mutex mutex_;
+  std::condition_variable room_;
+  int waiting_ = 0;
+  std::uint64_t next_ = 1;
+  std::size_t unrouted_ = 0;
+  Batches batches_;
+};
+
+}  // namespace penstock::beacon

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "beacon/session.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <cstddef>
+#include <exception>
+#include <string_view>
+#include <utility>
+
+#include "beacon/carriage.hpp"
+#include "beacon/names.hpp"
+#include "beacon/reply.hpp"
+#include "penstock/envelope.hpp"
+
+namespace penstock::beacon {
+namespace {
+
+using Status = Outcome::Status;
+
+constexpr milliseconds kConnectTimeout{2'000};
+constexpr milliseconds kApiWait{1'000};
+constexpr milliseconds kTick{20};         // with events outstanding: how late a deadline may be noticed
+constexpr milliseconds kIdleTick{1'000};  // without: a closed connection wakes us by itself
+/// Right after a server came back its streams may not be there yet.
+constexpr std::chrono::seconds kRecovery{5};
+
+std::string quoted_subject(const std::string& text) {
+  // "Permissions Violation for Publish to "shop.orders"", with or without the quotes
+  const auto at = text.find("ublish to ");
+  if (at == std::string::npos) return {};
+  std::string subject;
+  for (const char c : text.substr(at + 10)) {
+    if (c == '"' || c == '\'') continue;
+    if (c == ' ') break;
+    subject += c;
+  }
+  return subject;
+}
+
+}  // namespace
+
+/// What the client library's threads call; outlives the session if it must.
+class Session::Ear final : public Listener {
+ public:
+  explicit Ear(std::shared_ptr<Speech> speech) : speech_{std::move(speech)} {}
+
+  void on_message(natsMsg* message) override {
+    const std::string_view subject = natsMsg_GetSubject(message);
+    const auto dot = subject.rfind('.');
+    if (dot == std::string_view::npos) return;
+    std::uint64_t token = 0;
+    const auto digits = subject.substr(dot + 1);
+    if (std::from_chars(digits.data(), digits.data() + digits.size(), token).ptr != digits.data() + digits.size()) return;
+    if (natsMsg_IsNoResponders(message)) {
+      ledger.mark_unrouted(token);
+      poke();
+      return;
+    }
+    const auto size = natsMsg_GetDataLength(message);
+    ledger.settle(token, outcome_of_reply({natsMsg_GetData(message), static_cast<std::size_t>(std::max(size, 0))}));
+  }
+
+  void on_error(const std::string& text) override {
+    speech_->say_rarely(LogLevel::warn, "error", text);
+    if (auto subject = quoted_subject(text); !subject.empty()) {
+      const std::lock_guard lock{mutex_};
+      denied_[std::move(subject)] = text;
+    }
+  }
+
+  void on_closed() override {
+    ledger.wake();
+    poke();
+  }
+
+  [[nodiscard]] std::map<std::string, std::string> denied() const {
+    const std::lock_guard lock{mutex_};
+    return denied_;
+  }
+  void forget_denials() {
+    const std::lock_guard lock{mutex_};
+    denied_.clear();
+  }
+
+  void poke() {
+    {
+      const std::lock_guard lock{mutex_};
+      poked_ = true;
+    }
+    poke_.notify_all();
+  }
+  void wait(milliseconds longest, const std::stop_token& stop) {
+    std::unique_lock lock{mutex_};
+    poke_.wait_for(lock, stop, longest, [&] { return poked_; });
+    poked_ = false;
+  }
+
+  Ledger ledger;
+
+ private:
+  const std::shared_ptr<Speech> speech_;
+  mutable std::mutex mutex_;
+  std::condition_variable_any poke_;
+  bool poked_ = false;
+  std::map<std::string, std::string> denied_;
+};
+
+Session::Session(Servers servers, std::shared_ptr<Logger> logger)
+    : servers_{std::move(servers)},
+      speech_{std::make_shared<Speech>(std::move(logger))},
+      ear_{std::make_shared<Ear>(speech_)} {}
+
+Session::~Session() {
+  if (thread_.joinable()) {
+    thread_.request_stop();
+    thread_.join();
+  }
+  ledger().settle_sent({Status::unknown, "the publisher ended before the server answered"});
+}
+
+Ledger& Session::ledger() const noexcept { return ear_->ledger; }
+
+std::shared_ptr<Session::Link> Session::await_link(Instant deadline) {
+  std::unique_lock lock{mutex_};
+  if (!wanted_) {
+    wanted_ = true;
+    thread_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
+  }
+  changed_.wait_until(lock, deadline, [&] { return (link_ && link_->connection->alive()) || (!link_ && !trying_); });
+  return link_;
+}
+
+std::future<Outcomes> Session::submit(const std::shared_ptr<Window>& window, std::span<const Event> events,
+                                      milliseconds timeout) {
+  const auto deadline = SteadyClock::now() + std::max(timeout, milliseconds{0});
+  const auto batch = ledger().enter(events.size(), window, deadline);
+  auto future = batch->promise.get_future();
+  if (events.empty()) return future;
+
+  const auto link = await_link(deadline);
+  const bool connected = link && link->connection->alive();
+  std::string error;
+  if (!connected) {
+    const std::lock_guard lock{mutex_};
+    error = last_error_.empty() ? "not connected" : last_error_;
+  }
+  const auto usable = [&] { return link->connection->alive(); };
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    const std::uint64_t token = batch->first + i;
+    MessageHandle message;
+    try {
+      const auto& event = events[i];
+      const auto wire = encode(event, Binding::nats);
+      if (!connected) continue;
+      message = to_message(wire, window->subject, link->inbox + '.' + std::to_string(token), window->stream,
+                           message_id(event.source, event.id));
+    } catch (const std::exception& invalid) {
+      ledger().settle(token, {Status::rejected, invalid.what()});
+      continue;
+    }
+    if (const auto place = ledger().take_place(*batch, i, usable); place != Ledger::Place::taken) {
+      // Nothing behind this event may overtake it.
+      ledger().settle_waiting(
+          *batch, i,
+          {Status::retryable, place == Ledger::Place::late
+                                  ? "not sent within the timeout: too many events wait for their acknowledgement"
+                                  : "not sent: the connection was lost"});
+      break;
+    }
+    if (const auto status = natsConnection_PublishMsg(link->connection->get(), message.get()); status != NATS_OK) {
+      auto outcome = outcome_of_send(status, last_error(status));
+      const bool final = outcome.status == Status::rejected;
+      ledger().settle(token, std::move(outcome));
+      if (final) continue;
+      link->connection->condemn();
+      ledger().settle_waiting(*batch, i + 1, {Status::retryable, "not sent: an earlier event of the batch failed"});
+      break;
+    }
+  }
+  if (!connected) ledger().settle_waiting(*batch, 0, {Status::retryable, "not sent: " + error});
+  ear_->poke();
+  return future;
+}
+
+void Session::run(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    try {
+      ledger().sweep(SteadyClock::now(), ear_->denied());
+      if (link_ && !link_->connection->alive()) disconnect("the connection was lost");
+      if (!link_ && SteadyClock::now() >= next_attempt_) connect();
+      if (link_) answer_unrouted();
+    } catch (const std::exception& failure) {
+      speech_->say_rarely(LogLevel::error, "thread", failure.what());
+    }
+    auto rest = kTick;
+    if (ledger().idle()) {
+      rest = link_
+                 ? kIdleTick
+                 : std::chrono::ceil<milliseconds>(std::max(next_attempt_ - SteadyClock::now(), SteadyClock::duration::zero()));
+    }
+    ear_->wait(rest, stop);
+  }
+  disconnect("the publisher ended before the server answered");
+}
+
+void Session::connect() {
+  {
+    const std::lock_guard lock{mutex_};
+    trying_ = true;
+  }
+  std::shared_ptr<Link> made;
+  std::string error;
+  try {
+    made = std::make_shared<Link>();
+    made->connection = std::make_shared<Connection>(servers_, announced_, ear_, kConnectTimeout);
+    made->inbox = Connection::new_inbox();
+    made->answers = made->connection->listen(made->inbox + ".*");
+    made->since = SteadyClock::now();
+    made->first = !connected_before_;
+    announced_ = made->connection->announced();
+  } catch (const std::exception& failure) {
+    made.reset();
+    error = failure.what();
+  }
+  if (made) {
+    backoff_.reset();
+    connected_before_ = true;
+    ear_->forget_denials();
+    speech_->say(LogLevel::info, "connected to " + servers_.label);
+  } else {
+    next_attempt_ = SteadyClock::now() + backoff_.next();
+    speech_->say_rarely(LogLevel::warn, "connect", error);
+  }
+  {
+    const std::lock_guard lock{mutex_};
+    trying_ = false;
+    link_ = std::move(made);
+    last_error_ = std::move(error);
+  }
+  changed_.notify_all();
+}
+
+void Session::disconnect(const std::string& why) {
+  std::shared_ptr<Link> gone;
+  {
+    const std::lock_guard lock{mutex_};
+    gone = std::exchange(link_, nullptr);
+    trying_ = true;  // at once, unless the back-off of earlier failures still runs
+    last_error_ = why;
+  }
+  if (!gone) return;
+  ledger().settle_sent({Status::unknown, why});
+  ledger().wake();
+  next_attempt_ = SteadyClock::now();
+  speech_->say_rarely(LogLevel::warn, "lost", why + " (" + servers_.label + ")");
+}
+
+void Session::answer_unrouted() {
+  const auto open = ledger().unrouted();
+  if (open.empty()) return;
+  std::map<const Window*, Outcome> asked;  // one question per channel and turn
+  for (const auto& [token, window] : open) {
+    auto known = asked.find(window.get());
+    if (known == asked.end()) known = asked.emplace(window.get(), why_unrouted(*link_, *window)).first;
+    ledger().settle(token, known->second);
+  }
+}
+
+Outcome Session::why_unrouted(const Link& link, const Window& window) const {
+  const bool recovering = !link.first && SteadyClock::now() - link.since < kRecovery;
+  const auto verdict = [&](const std::string& text) {
+    return Outcome{recovering ? Status::retryable : Status::rejected, text};
+  };
+  const auto js = jetstream(*link.connection, kApiWait);
+  jsStreamInfo* found = nullptr;
+  jsErrCode code{};
+  const auto status = js_GetStreamInfo(&found, js.get(), window.stream.c_str(), nullptr, &code);
+  const StreamInfoHandle info{found};
+  if (status == NATS_OK) {
+    const auto& config = *info->Config;
+    const bool listed = std::any_of(config.Subjects, config.Subjects + config.SubjectsLen,
+                                    [&](const char* pattern) { return covers(pattern, window.subject); });
+    if (listed) return {Status::retryable, "the stream \"" + window.stream + "\" is not ready"};
+    return verdict("the stream \"" + window.stream + "\" does not take the subject \"" + window.subject +
+                   "\": add it to the stream's subjects");
+  }
+  if (status == NATS_NOT_FOUND || code == JSStreamNotFoundErr) {
+    return verdict("no stream takes the subject \"" + window.subject + "\": declare it first");
+  }
+  if (status == NATS_NO_RESPONDERS || code == JSNotEnabledErr || code == JSNotEnabledForAccountErr) {
+    return verdict("JetStream is not enabled: run nats-server with --jetstream, and enable it for the account");
+  }
+  return {Status::retryable, "no stream takes the subject \"" + window.subject + "\" now: " + last_error(status)};
+}
+
+}  // namespace penstock::beacon

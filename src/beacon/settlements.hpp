@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "beacon/connection.hpp"
+
+namespace penstock::beacon {
+
+/// Deliveries handed out and not settled, each by the subject that settles it. Those subjects stay good across connections, so
+/// a settlement made while the server is away is sent when it is back. Thread safety: any thread.
+class Settlements {
+ public:
+  /// A receipt for a delivery.
+  std::uint64_t enter(std::string subject);
+  /// Sends the words and forgets the receipt. An unknown receipt is ignored.
+  void settle(std::uint64_t receipt, const std::string& words);
+  /// Signs that it is in work, unless that was done within `pause`.
+  void touch(std::uint64_t receipt, milliseconds pause);
+  /// Sends words about a delivery without a receipt.
+  void say(const std::string& subject, const std::string& words);
+  /// The connection to send on from now on, or none.
+  void use(std::shared_ptr<Connection> connection);
+  /// Asks for the redelivery of everything that is not settled.
+  void give_back();
+  /// Forgets everything.
+  void end();
+
+ private:
+  struct Open {
+    std::string subject{};
+    Instant signed_at{};
+  };
+  /// False when it was not sent.
+  bool send(const std::string& subject, const std::string& words);
+  void send_or_keep(std::string subject, const std::string& words);
+
+  std::mutex mutex_;
+  std::shared_ptr<Connection> connection_;
+  std::uint64_t last_ = 0;
+  std::unordered_map<std::uint64_t, Open> open_;
+  std::vector<std::pair<std::string, std::string>> unsent_;
+};
+
+}  // namespace penstock::beacon
