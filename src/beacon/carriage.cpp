@@ -23,8 +23,7 @@ namespace {
 constexpr const char* kMessageId = "Nats-Msg-Id";
 constexpr const char* kExpectedStream = "Nats-Expected-Stream";
 constexpr const char* kHeaders = "Penstock-Headers";
-constexpr const char* kData = "Penstock-Data";
-constexpr const char* kEmpty = "empty";
+constexpr const char* kEmptyMark = "penstock-data";  // of the codec: NATS does not tell an empty payload from none
 
 std::string lower(std::string_view text) {
   std::string result{text};
@@ -36,14 +35,18 @@ std::string lower(std::string_view text) {
 bool begins(const std::string& name, std::string_view prefix) {
   return lower(std::string_view{name}.substr(0, prefix.size())) == prefix;
 }
-bool is_attribute(const std::string& name) { return begins(name, "ce-"); }
+/// Written by the codec, which does not mind their order.
+bool is_codec(const std::string& name) {
+  const auto lowered = lower(name);
+  return begins(name, "ce-") || lowered == "content-type" || lowered == "penstock-key" || lowered == kEmptyMark;
+}
 bool is_reserved(const std::string& name) { return begins(name, "nats-"); }
 
 /// Arrives in every client as it was sent.
 bool is_plain(const Header& header) {
   if (header.name.empty() || !header.value || header.value->empty()) return false;
   // "Status: 503" with an empty body would look like "no responders".
-  if (is_reserved(header.name) || begins(header.name, "penstock-") || lower(header.name) == "status" ||
+  if (is_reserved(header.name) || lower(header.name) == lower(kHeaders) || lower(header.name) == "status" ||
       lower(header.name) == "description") {
     return false;
   }
@@ -65,7 +68,7 @@ std::string directory(const Headers& headers) {
   bool all_plain = true;
   std::string list;
   for (const auto& header : headers) {
-    if (is_attribute(header.name) && is_plain(header)) continue;
+    if (is_codec(header.name) && is_plain(header)) continue;
     const bool plain = is_plain(header);
     all_plain = all_plain && plain;
     names.insert(header.name);
@@ -129,7 +132,6 @@ MessageHandle to_message(const Wire& wire, const std::string& subject, const std
     if (is_plain(header)) check(natsMsgHeader_Add(made, header.name.c_str(), header.value->c_str()));
   }
   if (const auto list = directory(wire.headers); !list.empty()) check(natsMsgHeader_Set(made, kHeaders, list.c_str()));
-  if (wire.payload && wire.payload->empty()) check(natsMsgHeader_Set(made, kData, kEmpty));
   return message;
 }
 
@@ -139,7 +141,7 @@ Arrival from_message(natsMsg* message) {
   const auto size = natsMsg_GetDataLength(message);
   if (size > 0) {
     arrival.wire.payload.emplace(natsMsg_GetData(message), static_cast<std::size_t>(size));
-  } else if (there.count(kData) != 0 && there[kData].front() == kEmpty) {
+  } else if (const auto mark = there.find(kEmptyMark); mark != there.end() && mark->second.front() == "empty") {
     arrival.wire.payload.emplace();
   }
 
@@ -154,9 +156,8 @@ Arrival from_message(natsMsg* message) {
     }
   }
   there.erase(kHeaders);
-  there.erase(kData);
   for (auto& [name, values] : there) {
-    auto& into = is_reserved(name) ? arrival.reserved : is_attribute(name) ? arrival.wire.headers : foreign;
+    auto& into = is_reserved(name) ? arrival.reserved : is_codec(name) ? arrival.wire.headers : foreign;
     for (auto& value : values) into.push_back({name, std::move(value)});
   }
   std::move(foreign.begin(), foreign.end(), std::back_inserter(arrival.wire.headers));

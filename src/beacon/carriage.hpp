@@ -17,7 +17,7 @@
 //     Penstock-Headers: trace-flags,note=%0Aline,trace-flags,gone!
 //
 // in order: the name of a header that is there itself, name=value of one that is not, name! of one without a value; both
-// escaped. NATS does not tell an empty payload from none either: `Penstock-Data: empty` does.
+// escaped.
 namespace penstock::beacon {
 
 /// A message for the stream, with what JetStream needs to store it once, and in that stream only. Throws std::runtime_error
