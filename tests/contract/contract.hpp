@@ -42,19 +42,18 @@ struct Traits {
   bool marks = false;         ///< a redelivery after a crash of the receiver has Origin::redelivered
   bool partitions = false;    ///< Origin::partition is 0, 1, …; otherwise -1
   bool positions = false;     ///< Origin::position rises inside a partition; otherwise -1
-  bool null_payload = false;  ///< null and empty payloads arrive as such; otherwise both arrive without a byte
   bool bounded = false;       ///< prefetch: no more messages while so many are unsettled; otherwise intake never stops
   bool exact = false;         ///< acknowledged is never delivered again, also ahead of an unsettled one of its partition
   bool deduplicates = false;  ///< an event published twice with one identity is stored once
 };
 
 // clang-format off
-// Columns as in Traits:               ordered replayable delays  groups counts marks  partit posit  null   bound  exact  dedup
-inline constexpr Traits kMemory     {{ true,   true,      true }, true,  true,  true,  true,  true,  true,  true,  true,  false};
-inline constexpr Traits kConduit    {{ true,   true,      false}, true,  false, false, true,  true,  true,  false, false, false};
-inline constexpr Traits kLaneQuorum {{ false,  false,     true }, false, true,  true,  false, false, false, true,  true,  false};
-inline constexpr Traits kLaneClassic{{ false,  false,     true }, false, false, true,  false, false, false, true,  true,  false};
-inline constexpr Traits kBeacon     {{ false,  true,      true }, true,  true,  true,  false, true,  false, true,  true,  true };
+// Columns as in Traits:               ordered replayable delays  groups counts marks  partit posit  bound  exact  dedup
+inline constexpr Traits kMemory     {{ true,   true,      true }, true,  true,  true,  true,  true,  true,  true,  false};
+inline constexpr Traits kConduit    {{ true,   true,      false}, true,  false, false, true,  true,  false, false, false};
+inline constexpr Traits kLaneQuorum {{ false,  false,     true }, false, true,  true,  false, false, true,  true,  false};
+inline constexpr Traits kLaneClassic{{ false,  false,     true }, false, false, true,  false, false, true,  true,  false};
+inline constexpr Traits kBeacon     {{ false,  true,      true }, true,  true,  true,  false, true,  true,  true,  true };
 // clang-format on
 
 /// How the scenarios reach one backend: made for each test, so share what is expensive to start among instances.
