@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "brokers.hpp"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <exception>
+#include <iostream>
+
+#include "penstock/beacon.hpp"
+#include "penstock/conduit.hpp"
+#include "penstock/lane.hpp"
+
+namespace penstock::bench {
+
+std::vector<Backend> backends(const Config& config) {
+  std::vector<Backend> all;
+  if (!config.kafka.empty()) {
+    all.push_back({.name = "kafka",
+                   .client = "librdkafka",
+                   .drain_events = 200'000,
+                   .settings = {{"acks", "all"}, {"idempotence", true}, {"partitions", kKafkaPartitions}, {"replication", 1}},
+                   .raw = [](const Config& c) { return raw_kafka(c.kafka); },
+                   .channel =
+                       [](const Config& c, const std::string& destination) {
+                         return Conduit{{.bootstrap_servers = c.kafka}}.channel(destination);
+                       }});
+  }
+  if (!config.amqp.empty()) {
+    all.push_back({.name = "rabbitmq",
+                   .client = "rabbitmq-c",
+                   .drain_events = 20'000,
+                   .settings = {{"acks", "publisher confirms, mandatory"},
+                                {"queue", "quorum"},
+                                {"persistent", true},
+                                {"window", LaneOptions{}.window}},
+                   .raw = [](const Config& c) { return raw_rabbitmq(c.amqp, LaneOptions{}.window); },
+                   .channel = [](const Config& c,
+                                 const std::string& destination) { return Lane{{.url = c.amqp}}.channel(destination); }});
+  }
+  if (!config.nats.empty()) {
+    all.push_back({.name = "nats",
+                   .client = "nats.c",
+                   .drain_events = 50'000,
+                   .settings = {{"acks", "PubAck with Nats-Msg-Id"},
+                                {"storage", "file"},
+                                {"replicas", 1},
+                                {"window", BeaconOptions{}.window}},
+                   .raw = [](const Config& c) { return raw_nats(c.nats, BeaconOptions{}.window); },
+                   .channel = [](const Config& c,
+                                 const std::string& destination) { return Beacon{{.url = c.nats}}.channel(destination); }});
+  }
+  return all;
+}
+
+Destination::Destination(RawBroker& broker) : broker_{broker} {
+  static std::atomic<int> counter{0};
+  name_ = "bench-" + std::to_string(::getpid()) + "-" + std::to_string(++counter);
+  broker_.create(name_);
+}
+
+Destination::~Destination() {
+  try {
+    broker_.remove(name_);
+  } catch (const std::exception& e) {
+    std::cerr << "cannot remove " << name_ << ": " << e.what() << std::endl;
+  }
+}
+
+}  // namespace penstock::bench

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "harness.hpp"
+#include "penstock/publisher.hpp"
+#include "raw.hpp"
+
+namespace penstock::bench {
+
+/// One of the three brokers, as both sides reach it.
+struct Backend {
+  std::string name{};
+  std::string client{};
+  double drain_events = 0;
+  Json settings = Json::object();
+  std::function<std::unique_ptr<RawBroker>(const Config&)> raw{};
+  std::function<Channel(const Config&, const std::string& destination)> channel{};  ///< over a connection of its own
+};
+
+/// Those whose servers were started.
+std::vector<Backend> backends(const Config& config);
+
+/// A topic, queue or stream of its own, removed at the end.
+class Destination {
+ public:
+  explicit Destination(RawBroker& broker);
+  ~Destination();
+  Destination(const Destination&) = delete;
+  Destination& operator=(const Destination&) = delete;
+  [[nodiscard]] const std::string& name() const { return name_; }
+
+ private:
+  RawBroker& broker_;
+  std::string name_;
+};
+
+}  // namespace penstock::bench

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// A relay empties a prefilled outbox: into a sink that confirms at once against COPY TO of such a table, and into each broker
+// against the bare client that publishes the same events from memory.
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "brokers.hpp"
+#include "payload.hpp"
+#include "penstock/outbox.hpp"
+#include "pg.hpp"
+#include "sink.hpp"
+#include "works.hpp"
+
+namespace penstock::bench {
+namespace {
+
+/// The outbox that others are copied from, filled when it is first needed.
+class Original {
+ public:
+  Original(Config config, std::size_t events) : config_{std::move(config)}, events_{events} {}
+  const Schema& get() {
+    if (!schema_) {
+      schema_ = std::make_unique<Schema>(config_.postgres, Schema::Kind::penstock);
+      fill_outbox(*schema_, events_);
+    }
+    return *schema_;
+  }
+
+ private:
+  Config config_;
+  std::size_t events_;
+  std::unique_ptr<Schema> schema_;
+};
+
+std::unique_ptr<Schema> prefilled(const Config& config, Original& original, std::size_t events) {
+  auto schema = std::make_unique<Schema>(config.postgres, Schema::Kind::penstock);
+  refill_outbox(original.get(), *schema, events);
+  schema->execute("CHECKPOINT");
+  return schema;
+}
+
+Samples copy_table(const Config& config, Original& original, std::size_t events) {
+  const Schema schema{config.postgres, Schema::Kind::empty};
+  const Schema& from = original.get();
+  schema.execute("CREATE TABLE " + schema.table("log") + " AS SELECT * FROM " + from.table("outbox") + " ORDER BY id LIMIT " +
+                 std::to_string(events));
+  schema.execute("CHECKPOINT");
+  const Stopwatch watch;
+  const std::size_t rows = copy_out(config.postgres, schema.table("log"));
+  const double seconds = watch.seconds();
+  check_count("rows copied", events, rows);
+  return rate(events, seconds);
+}
+
+Samples drain_to_sink(const Config& config, Original& original, std::size_t events) {
+  const auto schema = prefilled(config, original, events);
+  Outbox outbox{config.postgres, {.schema = schema->name(), .source = kSource}};
+  const auto sink = std::make_shared<InstantSink>();
+  const Stopwatch watch;
+  RunningRelay relay{outbox, {.backend = "bench", .name = "sink", .publisher = sink}};
+  relay.await_published(events);
+  const double seconds = watch.seconds();
+  check_count("events in the sink", events, sink->count());
+  return rate(events, seconds);
+}
+
+Samples drain_to_broker(const Config& config, const Backend& backend, Original& original, std::size_t events) {
+  const auto schema = prefilled(config, original, events);
+  const auto broker = backend.raw(config);
+  const Destination destination{*broker};
+  Outbox outbox{config.postgres, {.schema = schema->name(), .source = kSource}};
+  const Stopwatch watch;
+  double seconds = 0;
+  {
+    RunningRelay relay{outbox, backend.channel(config, destination.name())};
+    relay.await_published(events);
+    seconds = watch.seconds();
+  }
+  check_count("messages at " + backend.name, events, broker->stored(destination.name()));
+  return rate(events, seconds);
+}
+
+Samples publish_raw(const Config& config, const Backend& backend, std::size_t events) {
+  const auto broker = backend.raw(config);
+  const Destination destination{*broker};
+  const Stopwatch watch;
+  broker->publisher(destination.name())->publish(0, events);
+  const double seconds = watch.seconds();
+  check_count("messages at " + backend.name, events, broker->stored(destination.name()));
+  return rate(events, seconds);
+}
+
+}  // namespace
+
+std::vector<Work> drain_works(const Config& config) {
+  constexpr double kSinkEvents = 200'000;
+  const auto original = std::make_shared<Original>(config, config.events(kSinkEvents, 1));
+  const Json settings{{"payload_bytes", kPayloadBytes},          {"keys", kKeys},
+                      {"batch", RelayOptions{}.batch},           {"in_flight", RelayOptions{}.in_flight},
+                      {"events", config.events(kSinkEvents, 1)}, {"fsync", "on"}};
+  std::vector<Work> works;
+  Work sink{.name = "drain.sink", .metrics = {{.unit = "events/s"}}, .settings = settings};
+  sink.settings["reference"] = "COPY TO STDOUT of the same rows, libpq";
+  sink.ours = [=](double scale) { return drain_to_sink(config, *original, config.events(kSinkEvents, scale)); };
+  sink.reference = [=](double scale) { return copy_table(config, *original, config.events(kSinkEvents, scale)); };
+  works.push_back(std::move(sink));
+
+  for (const Backend& backend : backends(config)) {
+    Work work{.name = "drain." + backend.name, .metrics = {{.unit = "events/s"}}, .settings = settings};
+    work.settings["events"] = config.events(backend.drain_events, 1);
+    work.settings.update(backend.settings);
+    work.settings["reference"] = backend.client + " publishing the same events from memory";
+    work.ours = [=](double scale) {
+      return drain_to_broker(config, backend, *original, config.events(backend.drain_events, scale));
+    };
+    work.reference = [=](double scale) { return publish_raw(config, backend, config.events(backend.drain_events, scale)); };
+    works.push_back(std::move(work));
+  }
+  return works;
+}
+
+}  // namespace penstock::bench
