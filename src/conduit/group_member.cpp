@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conduit/group_member.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+#include "conduit/properties.hpp"
+
+namespace penstock::conduit {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+constexpr auto kSlice = 100ms;
+constexpr auto kCommitWait = 5s;   ///< longest wait for a commit while partitions are given up
+constexpr auto kOffsetsWait = 5s;  ///< longest wait for committed offsets and ends of partitions
+constexpr auto kSeekWait = 2s;
+constexpr auto kDestructorLeave = 1s;
+
+std::vector<std::int32_t> numbers(const rd_kafka_topic_partition_list_t* list) {
+  std::vector<std::int32_t> result;
+  if (list == nullptr) return result;
+  result.reserve(static_cast<std::size_t>(list->cnt));
+  for (int i = 0; i < list->cnt; ++i) result.push_back(list->elems[i].partition);
+  return result;
+}
+
+std::string text(const std::vector<std::int32_t>& partitions) {
+  std::string result;
+  for (const std::int32_t number : partitions) result += (result.empty() ? "" : ", ") + std::to_string(number);
+  return result.empty() ? "none" : result;
+}
+
+}  // namespace
+
+GroupMember::GroupMember(const ConduitOptions& options, const ConduitSourceOptions& source, const std::string& group,
+                         std::string topic, Assignment& assignment, ClientLog& log)
+    : topic_{std::move(topic)}, assignment_{assignment}, log_{log}, revoke_timeout_{bounded(source.revoke_timeout)} {
+  Conf conf = consumer_conf(options, source, group);
+  // The group gives a rebalance max.poll.interval.ms; a wait must leave time for the commit.
+  const std::chrono::milliseconds interval{property_number(conf.get(), "max.poll.interval.ms")};
+  revoke_timeout_ = std::min(revoke_timeout_, interval / 2);
+  from_end_ = property_text(conf.get(), "auto.offset.reset") == "latest";
+  rd_kafka_conf_set_opaque(conf.get(), this);
+  rd_kafka_conf_set_rebalance_cb(conf.get(), &GroupMember::on_rebalance);
+  rd_kafka_conf_set_offset_commit_cb(conf.get(), &GroupMember::on_commit);
+  rd_kafka_conf_set_log_cb(conf.get(), &GroupMember::on_log);
+  client_ = make_client(RD_KAFKA_CONSUMER, std::move(conf));
+  rd_kafka_poll_set_consumer(client_.get());
+  rd_kafka_set_log_queue(client_.get(), nullptr);
+
+  const PartitionList topics{rd_kafka_topic_partition_list_new(1)};
+  rd_kafka_topic_partition_list_add(topics.get(), topic_.c_str(), RD_KAFKA_PARTITION_UA);
+  const rd_kafka_resp_err_t error = rd_kafka_subscribe(client_.get(), topics.get());
+  if (error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    throw std::invalid_argument{"cannot subscribe to topic '" + topic_ + "' as group '" + group + "': " + describe(error)};
+  }
+}
+
+GroupMember::~GroupMember() {
+  if (client_) leave(SteadyClock::now() + kDestructorLeave);
+}
+
+// --- callbacks: on the polling thread, inside librdkafka; they only note ----------------------------------------------------
+
+void GroupMember::on_rebalance(rd_kafka_t* client, rd_kafka_resp_err_t kind, rd_kafka_topic_partition_list_t* partitions,
+                               void* self) {
+  auto& member = *static_cast<GroupMember*>(self);
+  try {
+    member.rebalances_.push_back({kind, PartitionList{rd_kafka_topic_partition_list_copy(partitions)}});
+  } catch (const std::bad_alloc&) {
+    rd_kafka_assign(client, nullptr);  // an answer must be given, or the group hangs
+  }
+  rd_kafka_yield(client);
+}
+
+void GroupMember::on_commit(rd_kafka_t* client, rd_kafka_resp_err_t error, rd_kafka_topic_partition_list_t* partitions,
+                            void* self) {
+  static_cast<void>(client);
+  if (partitions == nullptr) return;
+  try {
+    static_cast<GroupMember*>(self)->commits_.push_back({error, PartitionList{rd_kafka_topic_partition_list_copy(partitions)}});
+  } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the next commit repeats it
+  }
+}
+
+void GroupMember::on_log(const rd_kafka_t* client, int level, const char* facility, const char* text) {
+  if (client == nullptr) return;  // a client that could not be made says so by its error
+  static_cast<GroupMember*>(rd_kafka_opaque(client))->log_.relay(level, facility, text);
+}
+
+// --- polling ----------------------------------------------------------------------------------------------------------------
+
+RdMessage GroupMember::poll(SteadyClock::duration wait) {
+  RdMessage message{rd_kafka_consumer_poll(client_.get(), timeout_ms(wait))};
+  handle_noted();
+  if (message && message->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    handle_error(*message);
+    message.reset();
+  }
+  return message;
+}
+
+void GroupMember::handle_noted() {
+  while (!commits_.empty()) {
+    for (const Committed& result : std::exchange(commits_, {})) committed(result);
+  }
+  while (!rebalances_.empty()) {
+    for (Rebalance& event : std::exchange(rebalances_, {})) rebalance(std::move(event));
+  }
+}
+
+void GroupMember::handle_error(const rd_kafka_message_t& message) {
+  if (message.err == RD_KAFKA_RESP_ERR__PARTITION_EOF) return;
+  const char* words = rd_kafka_message_errstr(&message);
+  const std::string what = describe(message.err) + ": " + (words == nullptr ? "" : words);
+  if (message.err == RD_KAFKA_RESP_ERR__FATAL) {
+    dead_ = true;
+    log_.say(LogLevel::error, "fatal error, the consumer is made anew: " + what);
+    return;
+  }
+  log_.say_rarely(LogLevel::warn, rd_kafka_err2name(message.err), what);
+}
+
+// --- rebalancing ------------------------------------------------------------------------------------------------------------
+
+void GroupMember::rebalance(Rebalance event) {
+  const char* protocol = rd_kafka_rebalance_protocol(client_.get());
+  const bool cooperative = protocol != nullptr && std::strcmp(protocol, "COOPERATIVE") == 0;
+  switch (event.kind) {
+    case RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS: assigned(event.partitions.get(), cooperative); return;
+    case RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS: revoked(event.partitions.get(), cooperative); return;
+    default:
+      log_.say(LogLevel::error, "rebalance failed: " + describe(event.kind));
+      assignment_.clear();
+      rd_kafka_assign(client_.get(), nullptr);
+  }
+}
+
+void GroupMember::assigned(rd_kafka_topic_partition_list_t* partitions, bool cooperative) {
+  if (from_end_ && !leaving_) start_at_end(partitions);
+  const std::vector<std::int32_t> added = numbers(partitions);
+  assignment_.add(added);
+  std::string problem;
+  if (cooperative) {
+    if (const RdError error{rd_kafka_incremental_assign(client_.get(), partitions)}) problem = describe(error.get());
+  } else if (const auto error = rd_kafka_assign(client_.get(), partitions); error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    problem = describe(error);
+  }
+  if (problem.empty()) {
+    log_.say(LogLevel::info, "assigned partitions " + text(added));
+  } else {
+    assignment_.remove(added);
+    log_.say(LogLevel::error, "cannot take partitions " + text(added) + ": " + problem);
+  }
+}
+
+void GroupMember::revoked(rd_kafka_topic_partition_list_t* partitions, bool cooperative) {
+  const std::vector<std::int32_t> lost = numbers(partitions);
+  const auto is_lost = [this] { return rd_kafka_assignment_lost(client_.get()) != 0; };
+  // Partitions that are ours no more may be another member's already: nothing to wait for and nothing to commit.
+  if (!leaving_ && !is_lost()) {
+    const auto until = SteadyClock::now() + revoke_timeout_;
+    bool settled = assignment_.wait_settled(lost, SteadyClock::now());
+    while (!settled && SteadyClock::now() < until && !is_lost()) {
+      settled = assignment_.wait_settled(lost, std::min<TimePoint>(until, SteadyClock::now() + kSlice));
+    }
+    if (!settled) {
+      log_.say(LogLevel::warn, std::to_string(assignment_.in_work(lost)) + " messages of partitions " + text(lost) +
+                                   " are still in work and will be delivered again elsewhere");
+    }
+  }
+  if (!is_lost()) commit_and_wait(assignment_.take_moved(lost), std::min(leave_by_, SteadyClock::now() + kCommitWait));
+  assignment_.remove(lost);
+  if (cooperative) {
+    if (const RdError error{rd_kafka_incremental_unassign(client_.get(), partitions)}) {
+      log_.say(LogLevel::warn, "giving up partitions " + text(lost) + ": " + describe(error.get()));
+    }
+  } else {
+    rd_kafka_assign(client_.get(), nullptr);
+  }
+  log_.say(LogLevel::info, "gave up partitions " + text(lost));
+}
+
+/// Commits the end of each partition that has no committed offset. Otherwise what arrives before the first commit would be
+/// skipped when the group begins at the end once more, after a crash or a rebalance.
+void GroupMember::start_at_end(rd_kafka_topic_partition_list_t* partitions) {
+  if (partitions->cnt == 0) return;
+  const rd_kafka_resp_err_t error = rd_kafka_committed(client_.get(), partitions, timeout_ms(kOffsetsWait));
+  Assignment::Positions ends;
+  for (int i = 0; i < partitions->cnt; ++i) {
+    rd_kafka_topic_partition_t& partition = partitions->elems[i];
+    const bool unknown = error != RD_KAFKA_RESP_ERR_NO_ERROR || partition.err != RD_KAFKA_RESP_ERR_NO_ERROR;
+    partition.err = RD_KAFKA_RESP_ERR_NO_ERROR;
+    if (unknown) {
+      partition.offset = RD_KAFKA_OFFSET_INVALID;  // librdkafka asks again, and applies auto.offset.reset
+      continue;
+    }
+    if (partition.offset >= 0) continue;
+    std::int64_t low = 0;
+    std::int64_t high = 0;
+    if (rd_kafka_query_watermark_offsets(client_.get(), topic_.c_str(), partition.partition, &low, &high,
+                                         timeout_ms(kOffsetsWait)) != RD_KAFKA_RESP_ERR_NO_ERROR) {
+      partition.offset = RD_KAFKA_OFFSET_INVALID;
+      continue;
+    }
+    partition.offset = high;
+    ends.emplace_back(partition.partition, high);
+  }
+  commit_and_wait(ends, SteadyClock::now() + kCommitWait);
+}
+
+// --- commits and flow -------------------------------------------------------------------------------------------------------
+
+void GroupMember::commit() {
+  const Assignment::Positions moved = assignment_.take_moved();
+  if (moved.empty()) return;
+  const rd_kafka_resp_err_t error = rd_kafka_commit(client_.get(), list(moved).get(), 1);
+  if (error == RD_KAFKA_RESP_ERR_NO_ERROR) return;
+  assignment_.not_committed(moved);
+  log_.say_rarely(LogLevel::warn, "commit", "cannot commit: " + describe(error));
+}
+
+void GroupMember::committed(const Committed& result) {
+  Assignment::Positions failed;
+  rd_kafka_resp_err_t why = result.error;
+  for (int i = 0; i < result.partitions->cnt; ++i) {
+    const rd_kafka_topic_partition_t& partition = result.partitions->elems[i];
+    if (result.error == RD_KAFKA_RESP_ERR_NO_ERROR && partition.err == RD_KAFKA_RESP_ERR_NO_ERROR) continue;
+    if (why == RD_KAFKA_RESP_ERR_NO_ERROR) why = partition.err;
+    failed.emplace_back(partition.partition, partition.offset);
+  }
+  if (failed.empty()) return;
+  assignment_.not_committed(failed);
+  log_.say_rarely(LogLevel::warn, "commit", "a commit failed and will be repeated: " + describe(why));
+}
+
+void GroupMember::commit_and_wait(const Assignment::Positions& positions, TimePoint deadline) {
+  if (positions.empty()) return;
+  const Queue answer{rd_kafka_queue_new(client_.get())};
+  rd_kafka_resp_err_t error = rd_kafka_commit_queue(client_.get(), list(positions).get(), answer.get(), nullptr, nullptr);
+  if (error == RD_KAFKA_RESP_ERR_NO_ERROR) {
+    const RdEvent event{rd_kafka_queue_poll(answer.get(), timeout_ms(deadline - SteadyClock::now()))};
+    error = event ? rd_kafka_event_error(event.get()) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+  }
+  if (error == RD_KAFKA_RESP_ERR_NO_ERROR) return;
+  assignment_.not_committed(positions);
+  log_.say_rarely(LogLevel::warn, "commit", "cannot commit, so messages will be delivered again: " + describe(error));
+}
+
+void GroupMember::steer(bool all_stopped) {
+  const auto now = SteadyClock::now();
+  const Assignment::Positions due = assignment_.due(now);
+  if (!due.empty()) {
+    const PartitionList targets = list(due);
+    const RdError error{rd_kafka_seek_partitions(client_.get(), targets.get(), timeout_ms(kSeekWait))};
+    for (int i = 0; i < targets->cnt; ++i) {
+      const rd_kafka_topic_partition_t& target = targets->elems[i];
+      if (!error && target.err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        assignment_.rewound(target.partition, target.offset, now);
+      } else {
+        log_.say_rarely(LogLevel::warn, "seek",
+                        "cannot go back for a retry yet: " + (error ? describe(error.get()) : describe(target.err)));
+      }
+    }
+  }
+  const Assignment::Flow flow = assignment_.flow(all_stopped);
+  const auto apply = [this](const std::vector<std::int32_t>& partitions, bool stop) {
+    if (partitions.empty()) return;
+    const PartitionList which = list(partitions);
+    const auto change = stop ? &rd_kafka_pause_partitions : &rd_kafka_resume_partitions;
+    std::vector<std::int32_t> failed;
+    const rd_kafka_resp_err_t error = change(client_.get(), which.get());
+    for (int i = 0; i < which->cnt; ++i) {
+      if (error != RD_KAFKA_RESP_ERR_NO_ERROR || which->elems[i].err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        failed.push_back(which->elems[i].partition);
+      }
+    }
+    if (!failed.empty()) assignment_.flow_failed(failed, stop);
+  };
+  apply(flow.stop, true);
+  apply(flow.start, false);
+}
+
+// --- the end ----------------------------------------------------------------------------------------------------------------
+
+void GroupMember::leave(TimePoint deadline) {
+  if (!client_) return;
+  leaving_ = true;
+  leave_by_ = deadline;
+  {
+    if (!dead_) commit_and_wait(assignment_.take_moved(), std::min<TimePoint>(deadline, SteadyClock::now() + kCommitWait));
+    // Not rd_kafka_consumer_close: it waits for the broker, and for ever where librdkafka (before 2.4) loses count.
+    const Queue queue{rd_kafka_queue_new(client_.get())};
+    const RdError refused{rd_kafka_consumer_close_queue(client_.get(), queue.get())};
+    while (!refused && rd_kafka_consumer_closed(client_.get()) == 0 && SteadyClock::now() < deadline) {
+      const RdEvent event{
+          rd_kafka_queue_poll(queue.get(), timeout_ms(std::min<SteadyClock::duration>(20ms, deadline - SteadyClock::now())))};
+      if (event && rd_kafka_event_type(event.get()) == RD_KAFKA_EVENT_REBALANCE) {
+        rebalances_.push_back({rd_kafka_event_error(event.get()), PartitionList{rd_kafka_topic_partition_list_copy(
+                                                                      rd_kafka_event_topic_partition_list(event.get()))}});
+      }
+      handle_noted();
+    }
+    if (refused || rd_kafka_consumer_closed(client_.get()) == 0) {
+      log_.say(LogLevel::warn, "the group did not let go in time; the broker notices after session.timeout.ms");
+    }
+  }
+  assignment_.clear();
+  rebalances_.clear();
+  commits_.clear();
+  client_.reset();
+}
+
+PartitionList GroupMember::list(const std::vector<std::int32_t>& partitions) const {
+  PartitionList result{rd_kafka_topic_partition_list_new(static_cast<int>(partitions.size()))};
+  for (const std::int32_t number : partitions) rd_kafka_topic_partition_list_add(result.get(), topic_.c_str(), number);
+  return result;
+}
+
+PartitionList GroupMember::list(const Assignment::Positions& positions) const {
+  PartitionList result{rd_kafka_topic_partition_list_new(static_cast<int>(positions.size()))};
+  for (const auto& [number, offset] : positions) {
+    rd_kafka_topic_partition_list_add(result.get(), topic_.c_str(), number)->offset = offset;
+  }
+  return result;
+}
+
+}  // namespace penstock::conduit

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conduit/producer.hpp"
+
+#include <algorithm>
+#include <array>
+#include <exception>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "conduit/delivery.hpp"
+#include "conduit/properties.hpp"
+#include "penstock/envelope.hpp"
+#include "penstock/random.hpp"
+
+namespace penstock::conduit {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+constexpr auto kTick = 100ms;  ///< how late a deadline may be noticed
+constexpr auto kLongestBackoff = 10s;
+constexpr auto kReportsAfterFatal = 1s;
+constexpr auto kRefreshInterval = 500ms;
+constexpr std::size_t kMostSuspects = 10'000;
+constexpr char kAborted[] = "the client was shut down before Kafka answered; the event may be stored";
+
+}  // namespace
+
+struct Producer::Prepared {
+  std::optional<Outcome> refused{};
+  Wire wire{};
+  RdHeaders headers{};
+  std::string identity{};
+};
+
+Producer::Producer(ConduitOptions options) : options_{std::move(options)}, log_{options_.logger, "conduit: "} {
+  connect();
+  thread_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
+}
+
+Producer::~Producer() {
+  {
+    const std::lock_guard lock{mutex_};
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.request_stop();
+  thread_.join();
+  disconnect(kAborted, false);
+  fulfil();
+}
+
+void Producer::with_client(const std::function<void(rd_kafka_t*)>& use) {
+  const std::lock_guard lock{mutex_};
+  use(client_.get());
+}
+
+// --- sending ----------------------------------------------------------------------------------------------------------------
+
+std::vector<Producer::Prepared> Producer::prepare(const std::string& topic, std::span<const Event> events) const {
+  std::vector<Prepared> result(events.size());
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    Prepared& prepared = result[i];
+    try {
+      prepared.wire = encode(events[i], Binding::kafka);
+      prepared.headers = to_headers(prepared.wire.headers);
+      prepared.identity.reserve(topic.size() + events[i].source.size() + events[i].id.size() + 2);
+      prepared.identity.append(topic).append(1, '\0').append(events[i].source).append(1, '\0').append(events[i].id);
+    } catch (const InvalidEvent& error) {
+      prepared.refused = Outcome{Outcome::Status::rejected, error.what()};
+    }
+  }
+  return result;
+}
+
+std::future<Outcomes> Producer::submit(const std::string& topic, std::span<const Event> events,
+                                       std::chrono::milliseconds timeout) {
+  const auto deadline = SteadyClock::now() + bounded(timeout);
+  std::vector<Prepared> prepared = prepare(topic, events);
+  std::future<Outcomes> future;
+  {
+    std::unique_lock lock{mutex_};
+    Ledger::Batch& batch = ledger_.open(events.size(), deadline);
+    future = batch.promise.get_future();
+    std::optional<Outcome> out_of_time;
+    for (std::size_t i = 0; i < prepared.size(); ++i) {
+      if (prepared[i].refused) {
+        ledger_.settle(batch, i, std::move(*prepared[i].refused));
+        continue;
+      }
+      // Once one event found no room, a later one must not slip past it.
+      if (out_of_time) {
+        ledger_.settle(batch, i, *out_of_time);
+        continue;
+      }
+      Outcome why;
+      const Handover result = hand_over(lock, batch, i, topic, prepared[i], why);
+      if (result == Handover::taken) continue;
+      if (result == Handover::out_of_time) out_of_time = why;
+      ledger_.settle(batch, i, std::move(why));
+    }
+    ledger_.seal(batch);
+  }
+  fulfil();
+  return future;
+}
+
+Producer::Handover Producer::hand_over(std::unique_lock<std::mutex>& lock, Ledger::Batch& batch, std::size_t index,
+                                       const std::string& topic, Prepared& event, Outcome& why) {
+  if (ledger_.adopt(batch, index, event.identity)) return Handover::taken;
+  const bool suspect = suspects_.contains(event.identity);
+  why = {Outcome::Status::retryable, "another event is being sent alone; there was no time left to wait for it"};
+  while (true) {
+    if (stopping_) {
+      why = {Outcome::Status::retryable, "the client is shutting down"};
+      return Handover::out_of_time;
+    }
+    if (client_ == nullptr) {
+      why = {Outcome::Status::retryable, "the Kafka client met a fatal error and is being made anew"};
+    } else if (!alone_ && !(suspect && ledger_.unreported() > 0)) {
+      Ledger::Slot& slot = ledger_.place(batch, index, event.identity);
+      const rd_kafka_resp_err_t error = produce(topic, event, slot);
+      if (error == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        alone_ = suspect;
+        return Handover::taken;
+      }
+      ledger_.discard(slot);
+      why = outcome_of(error, RD_KAFKA_MSG_STATUS_NOT_PERSISTED);
+      if (error != RD_KAFKA_RESP_ERR__QUEUE_FULL && error != RD_KAFKA_RESP_ERR__FATAL) {
+        if (error == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) refresh_topic(topic);
+        return why.status == Outcome::Status::rejected ? Handover::refused : Handover::out_of_time;
+      }
+    }
+    if (SteadyClock::now() >= batch.deadline) return Handover::out_of_time;
+    changed_.wait_until(lock, batch.deadline);
+  }
+}
+
+rd_kafka_resp_err_t Producer::produce(const std::string& topic, Prepared& event, Ledger::Slot& slot) {
+  rd_kafka_topic_t* const handle = topic_handle(topic);
+  if (handle == nullptr) return RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
+  std::array<rd_kafka_vu_t, 6> fields{};
+  std::size_t count = 0;
+  const auto add = [&](rd_kafka_vtype_t type) -> rd_kafka_vu_t& {
+    fields.at(count).vtype = type;
+    return fields.at(count++);
+  };
+  add(RD_KAFKA_VTYPE_RKT).u.rkt = handle;
+  add(RD_KAFKA_VTYPE_MSGFLAGS).u.i = RD_KAFKA_MSG_F_COPY;
+  add(RD_KAFKA_VTYPE_OPAQUE).u.ptr = &slot;
+  if (event.wire.key) add(RD_KAFKA_VTYPE_KEY).u.mem = {event.wire.key->data(), event.wire.key->size()};
+  if (event.wire.payload) add(RD_KAFKA_VTYPE_VALUE).u.mem = {event.wire.payload->data(), event.wire.payload->size()};
+  if (event.headers) add(RD_KAFKA_VTYPE_HEADERS).u.headers = event.headers.get();
+  const RdError error{rd_kafka_produceva(client_.get(), fields.data(), count)};
+  if (error) return rd_kafka_error_code(error.get());
+  static_cast<void>(event.headers.release());  // the message owns them now
+  return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+rd_kafka_topic_t* Producer::topic_handle(const std::string& topic) {
+  RdTopic& handle = topics_[topic];
+  if (!handle) handle.reset(rd_kafka_topic_new(client_.get(), topic.c_str(), nullptr));
+  return handle.get();
+}
+
+/// Asks the brokers again about a topic they did not know, as librdkafka would only after minutes. Does not wait.
+void Producer::refresh_topic(const std::string& topic) {
+  const auto now = SteadyClock::now();
+  if (now < next_refresh_) return;
+  next_refresh_ = now + kRefreshInterval;
+  const rd_kafka_metadata_t* metadata = nullptr;
+  if (rd_kafka_metadata(client_.get(), 0, topic_handle(topic), &metadata, 0) == RD_KAFKA_RESP_ERR_NO_ERROR) {
+    rd_kafka_metadata_destroy(metadata);
+  }
+}
+
+// --- the thread -------------------------------------------------------------------------------------------------------------
+
+void Producer::connect() {
+  Conf conf = producer_conf(options_);
+  rd_kafka_conf_set_events(conf.get(), RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
+  Client client = make_client(RD_KAFKA_PRODUCER, std::move(conf));
+  Queue queue{rd_kafka_queue_get_main(client.get())};
+  rd_kafka_set_log_queue(client.get(), nullptr);
+  const std::lock_guard lock{mutex_};
+  client_ = std::move(client);
+  queue_ = std::move(queue);
+  changed_.notify_all();
+}
+
+void Producer::run(const std::stop_token& stop) {
+  auto backoff = SteadyClock::duration{200ms};
+  auto connected = SteadyClock::now();
+  while (!stop.stop_requested()) {
+    try {
+      if (!client_) {
+        {
+          std::unique_lock lock{mutex_};
+          const auto wait = std::chrono::duration<double>{backoff} * (0.5 + 0.5 * Random::system().unit());
+          changed_.wait_for(lock, std::chrono::duration_cast<SteadyClock::duration>(wait), [this] { return stopping_; });
+          backoff = std::min<SteadyClock::duration>(backoff * 2, kLongestBackoff);
+        }
+        if (stop.stop_requested()) break;
+        connect();
+        connected = SteadyClock::now();
+        continue;
+      }
+      const RdEvent event{rd_kafka_queue_poll(queue_.get(), timeout_ms(kTick))};
+      if (event) serve(event.get());
+      {
+        const std::lock_guard lock{mutex_};
+        ledger_.sweep(SteadyClock::now());
+      }
+      if (fatal()) {
+        if (SteadyClock::now() - connected > 1min) backoff = 200ms;
+        disconnect("the Kafka client met a fatal error; the event may be stored", true);
+      }
+      fulfil();
+    } catch (const std::exception& error) {
+      log_.say_rarely(LogLevel::error, "thread", std::string{"the producer's thread: "} + error.what());
+    }
+  }
+}
+
+void Producer::serve(rd_kafka_event_t* event) {
+  switch (rd_kafka_event_type(event)) {
+    case RD_KAFKA_EVENT_DR: serve_reports(event); return;
+    case RD_KAFKA_EVENT_ERROR: {
+      const rd_kafka_resp_err_t error = rd_kafka_event_error(event);
+      log_.say_rarely(error == RD_KAFKA_RESP_ERR__FATAL ? LogLevel::error : LogLevel::warn, rd_kafka_err2name(error),
+                      describe(error) + ": " + rd_kafka_event_error_string(event));
+      return;
+    }
+    case RD_KAFKA_EVENT_LOG: {
+      const char* facility = nullptr;
+      const char* text = nullptr;
+      int level = 0;
+      if (rd_kafka_event_log(event, &facility, &text, &level) == 0) log_.relay(level, facility, text);
+      return;
+    }
+    default: return;
+  }
+}
+
+void Producer::serve_reports(rd_kafka_event_t* event) {
+  {
+    const std::lock_guard lock{mutex_};
+    while (const rd_kafka_message_t* message = rd_kafka_event_message_next(event)) {
+      if (message->_private == nullptr) continue;
+      report(*static_cast<Ledger::Slot*>(message->_private), message->err, rd_kafka_message_status(message));
+    }
+    if (ledger_.unreported() == 0) alone_ = false;
+  }
+  changed_.notify_all();
+}
+
+void Producer::report(Ledger::Slot& slot, rd_kafka_resp_err_t error, rd_kafka_msg_status_t status) {
+  Outcome outcome = outcome_of(error, status);
+  if (error == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && !slot.alone) {
+    // The broker judges a whole batch. Which event was too large shows when each is sent alone.
+    if (suspects_.size() >= kMostSuspects) suspects_.clear();
+    suspects_.insert(slot.identity);
+    outcome.status = Outcome::Status::retryable;
+    outcome.error = "the broker refused the batch as too large; the event will be sent alone next time";
+  } else if (!suspects_.empty()) {
+    suspects_.erase(slot.identity);
+  }
+  ledger_.report(slot, outcome);
+}
+
+bool Producer::fatal() {
+  std::array<char, 512> reason{};
+  const rd_kafka_resp_err_t error = rd_kafka_fatal_error(client_.get(), reason.data(), reason.size());
+  if (error == RD_KAFKA_RESP_ERR_NO_ERROR) return false;
+  log_.say(LogLevel::error, "fatal error, the client is made anew: " + describe(error) + ": " + reason.data());
+  return true;
+}
+
+void Producer::disconnect(const std::string& why, bool wait_for_reports) {
+  Client client;
+  Queue queue;
+  std::map<std::string, RdTopic> topics;
+  {
+    const std::lock_guard lock{mutex_};
+    client = std::move(client_);
+    queue = std::move(queue_);
+    topics = std::move(topics_);
+    topics_.clear();
+  }
+  if (!client) return;
+  rd_kafka_purge(client.get(), RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
+  if (wait_for_reports) {
+    // What the client still knows is better than `unknown`.
+    const auto until = SteadyClock::now() + kReportsAfterFatal;
+    const auto outstanding = [this] {
+      const std::lock_guard lock{mutex_};
+      return ledger_.unreported() > 0;
+    };
+    while (outstanding() && SteadyClock::now() < until) {
+      const RdEvent event{rd_kafka_queue_poll(queue.get(), timeout_ms(kTick))};
+      if (event) serve(event.get());
+    }
+  }
+  {
+    const std::lock_guard lock{mutex_};
+    ledger_.report_all({Outcome::Status::unknown, why});
+    alone_ = false;
+  }
+  changed_.notify_all();
+  topics.clear();
+  queue.reset();
+  client.reset();
+}
+
+void Producer::fulfil() {
+  std::vector<Ledger::Completed> completed;
+  {
+    const std::lock_guard lock{mutex_};
+    completed = ledger_.take_completed();
+  }
+  for (Ledger::Completed& batch : completed) batch.promise.set_value(std::move(batch.outcomes));
+}
+
+}  // namespace penstock::conduit

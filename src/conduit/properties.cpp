@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conduit/properties.hpp"
+
+#include <array>
+#include <map>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+
+namespace penstock::conduit {
+namespace {
+
+using Properties = std::map<std::string, std::string>;
+
+void set(rd_kafka_conf_t* conf, const std::string& name, const std::string& value) {
+  std::array<char, 512> reason{};
+  switch (rd_kafka_conf_set(conf, name.c_str(), value.c_str(), reason.data(), reason.size())) {
+    case RD_KAFKA_CONF_OK: return;
+    case RD_KAFKA_CONF_UNKNOWN:
+      throw std::invalid_argument{"librdkafka " + std::string{rd_kafka_version_str()} + " has no property '" + name +
+                                  "': " + reason.data() + "; its CONFIGURATION.md lists them"};
+    default:
+      // The value may be a secret, so it is librdkafka's to show it or not.
+      throw std::invalid_argument{"property '" + name + "' does not take that value: " + reason.data()};
+  }
+}
+
+std::string get(const rd_kafka_conf_t* conf, const char* name) {
+  std::array<char, 512> value{};
+  std::size_t size = value.size();
+  if (rd_kafka_conf_get(conf, name, value.data(), &size) != RD_KAFKA_CONF_OK) return {};
+  return value.data();
+}
+
+void refuse(bool broken, const char* name, const std::string& value, const char* why) {
+  if (broken) throw std::invalid_argument{"property '" + std::string{name} + "' cannot be '" + value + "': " + why};
+}
+
+/// Aliases and spellings are librdkafka's; what it made of them is what counts.
+void refuse_broken_promises(const rd_kafka_conf_t* conf) {
+  const auto check = [conf](const char* name, auto&& broken, const char* why) {
+    const std::string value = get(conf, name);
+    refuse(broken(value), name, value, why);
+  };
+  const auto isnt_true = [](const std::string& value) { return value != "true"; };
+  const auto is_true = [](const std::string& value) { return value == "true"; };
+  const auto is_set = [](const std::string& value) { return !value.empty(); };
+  check("enable.idempotence", isnt_true, "without it a retry inside librdkafka can store an event twice or out of order");
+  check(
+      "acks", [](const std::string& value) { return value != "-1" && value != "all"; },
+      "an event counts as confirmed only when all in-sync replicas have it; leave it at 'all'");
+  check("delivery.report.only.error", is_true, "every event needs its delivery report");
+  check("transactional.id", is_set,
+        "penstock does not use Kafka's transactions; the consumer's inbox makes effects exactly once");
+  check("enable.auto.commit", is_true, "it commits messages that were never processed; a source commits what was acknowledged");
+}
+
+Conf base_conf(const ConduitOptions& options) {
+  if (options.bootstrap_servers.empty()) {
+    throw std::invalid_argument{"bootstrap_servers is empty; name at least one broker, as in \"localhost:9092\""};
+  }
+  Conf conf{rd_kafka_conf_new()};
+  set(conf.get(), "bootstrap.servers", options.bootstrap_servers);
+  set(conf.get(), "client.id", "penstock");
+  set(conf.get(), "socket.nagle.disable", "true");
+  set(conf.get(), "reconnect.backoff.max.ms", "5000");
+  set(conf.get(), "enable.idempotence", "true");
+  set(conf.get(), "acks", "all");
+  set(conf.get(), "enable.auto.commit", "false");
+  return conf;
+}
+
+void overlay(rd_kafka_conf_t* conf, const Properties& properties) {
+  for (const auto& [name, value] : properties) {
+    if (name == "group.id") {
+      throw std::invalid_argument{"property 'group.id' is the group a source is opened for; name it there"};
+    }
+    set(conf, name, value);
+  }
+}
+
+void finish(rd_kafka_conf_t* conf) {
+  refuse_broken_promises(conf);
+  // librdkafka's own lines come through the queues we poll: never on stderr, never from its threads.
+  set(conf, "log.queue", "true");
+}
+
+}  // namespace
+
+Conf producer_conf(const ConduitOptions& options) {
+  Conf conf = base_conf(options);
+  set(conf.get(), "partitioner", "murmur2_random");  // the Java client's, so that both put a key on the same partition
+  // Never expired inside librdkafka: dropping one queued message while the next one goes out would reorder its key. What
+  // takes longer than its caller waits becomes `unknown`, and is waited for again when the caller repeats it.
+  set(conf.get(), "message.timeout.ms", "0");
+  set(conf.get(), "linger.ms", "1");
+  set(conf.get(), "topic.metadata.propagation.max.ms", "3000");
+  overlay(conf.get(), options.properties);
+  finish(conf.get());
+  return conf;
+}
+
+Conf consumer_conf(const ConduitOptions& options, const ConduitSourceOptions& source, const std::string& group) {
+  Conf conf = base_conf(options);
+  set(conf.get(), "auto.offset.reset", source.start == ConduitSourceOptions::Start::earliest ? "earliest" : "latest");
+  set(conf.get(), "queued.max.messages.kbytes", "16384");
+  set(conf.get(), "topic.metadata.refresh.interval.ms", "10000");  // how soon new partitions are seen
+  overlay(conf.get(), options.properties);
+  overlay(conf.get(), source.properties);
+  if (!group.empty()) set(conf.get(), "group.id", group);
+  set(conf.get(), "enable.auto.offset.store", "false");
+  finish(conf.get());
+  return conf;
+}
+
+std::string property_text(const rd_kafka_conf_t* conf, const char* name) { return get(conf, name); }
+
+long long property_number(const rd_kafka_conf_t* conf, const char* name) { return std::stoll(get(conf, name)); }
+
+Client make_client(rd_kafka_type_t type, Conf conf) {
+  std::array<char, 512> reason{};
+  Client client{rd_kafka_new(type, conf.get(), reason.data(), reason.size())};
+  if (!client) throw std::invalid_argument{std::string{"librdkafka refuses these properties: "} + reason.data()};
+  static_cast<void>(conf.release());  // the client owns it now
+  return client;
+}
+
+}  // namespace penstock::conduit

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conduit/source.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "conduit/assignment.hpp"
+#include "conduit/client_log.hpp"
+#include "conduit/delivery.hpp"
+#include "conduit/group_member.hpp"
+#include "conduit/properties.hpp"
+#include "penstock/envelope.hpp"
+#include "penstock/random.hpp"
+
+namespace penstock::conduit {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+constexpr auto kSlice = 100ms;  ///< longest stay inside librdkafka: how soon a retry or a commit is seen to
+constexpr auto kCommitInterval = 1s;
+constexpr auto kPausedPoll = 500ms;  ///< how often a paused source shows the group that it lives
+constexpr std::size_t kStash = 200;  ///< messages such polls may bring before partitions are really stopped
+constexpr auto kLongestBackoff = 10s;
+
+class KafkaSource final : public Source {
+ public:
+  KafkaSource(ConduitOptions options, std::string topic, ConduitSourceOptions source)
+      : options_{std::move(options)}, source_{std::move(source)}, topic_{std::move(topic)} {
+    if (topic_.empty()) throw std::invalid_argument{"the topic's name is empty"};
+    static_cast<void>(consumer_conf(options_, source_, {}));
+  }
+
+  [[nodiscard]] SourceTraits traits() const noexcept override { return {.ordered = true, .replayable = true, .delays = false}; }
+  [[nodiscard]] const std::string& channel() const noexcept override { return topic_; }
+
+  void open(const std::string& group, std::shared_ptr<Logger> logger) override {
+    if (!group_.empty()) throw std::logic_error{"the source of '" + topic_ + "' was opened before; a source is opened once"};
+    if (group.empty()) throw std::invalid_argument{"the group's name is empty; members of one group share the messages"};
+    log_.emplace(logger ? std::move(logger) : options_.logger, "conduit source " + topic_ + " of " + group + ": ");
+    member_.emplace(options_, source_, group, topic_, assignment_, *log_);
+    group_ = group;
+  }
+
+  std::vector<Message> poll(std::size_t max, std::chrono::milliseconds wait) override {
+    if (group_.empty()) throw std::logic_error{"poll on the source of '" + topic_ + "', which is not open"};
+    std::vector<Message> messages;
+    const auto until = SteadyClock::now() + bounded(wait);
+    do {
+      if (closed_) break;
+      if (!revive(until)) continue;
+      keep_up();
+      if (paused_) {
+        if (poll_paused(until)) break;
+        continue;
+      }
+      hand_out(messages, max);
+      while (messages.size() < max) {
+        // Once there is something, only what is there already is added to it.
+        RdMessage raw = member_->poll(messages.empty() ? slice(until) : SteadyClock::duration{0});
+        if (!raw) break;
+        hand_out(*raw, messages);
+        if (messages.empty()) break;  // nothing to hand out: see to retries and commits between
+      }
+      if (member_->dead()) continue;
+    } while (messages.empty() && SteadyClock::now() < until);
+    return messages;
+  }
+
+  void ack(const Message& message) override {
+    assignment_.settle(message.origin.partition, message.origin.position, message.receipt);
+  }
+
+  void retry(const Message& message, std::chrono::milliseconds delay) override {
+    assignment_.retry(message.origin.partition, message.origin.position, message.receipt, SteadyClock::now() + bounded(delay));
+  }
+
+  void pause(bool paused) override {
+    if (group_.empty()) throw std::logic_error{"pause on the source of '" + topic_ + "', which is not open"};
+    paused_ = paused;
+  }
+
+  void close(std::chrono::milliseconds timeout) override {
+    closed_ = true;
+    stash_.clear();
+    if (member_) member_->leave(SteadyClock::now() + bounded(timeout));
+    member_.reset();
+  }
+
+ private:
+  struct Kept {
+    RdMessage raw{};
+    std::uint64_t epoch = 0;
+  };
+
+  SteadyClock::duration slice(SteadyClock::time_point until) const {
+    auto wait = std::min<SteadyClock::time_point>(until, SteadyClock::now() + kSlice);
+    if (const auto due = assignment_.next_due()) wait = std::min(wait, *due);
+    return std::max(wait - SteadyClock::now(), SteadyClock::duration{0});
+  }
+
+  /// A consumer that met a fatal error is replaced, with back-off. False while there is none.
+  bool revive(SteadyClock::time_point until) {
+    if (member_ && !member_->dead()) return true;
+    if (member_) {
+      stash_.clear();
+      member_.reset();
+      const double jitter = 0.5 + 0.5 * Random::system().unit();
+      next_member_ = SteadyClock::now() + std::chrono::duration_cast<SteadyClock::duration>(backoff_ * jitter);
+      backoff_ = std::min<SteadyClock::duration>(backoff_ * 2, kLongestBackoff);
+    }
+    if (SteadyClock::now() < next_member_) {
+      assignment_.wait_change(std::min(until, next_member_));
+      if (SteadyClock::now() < next_member_) return false;
+    }
+    try {
+      member_.emplace(options_, source_, group_, topic_, assignment_, *log_);
+      return true;
+    } catch (const std::exception& error) {  // it could be made before, so it will be again
+      log_->say_rarely(LogLevel::error, "revive", error.what());
+      next_member_ = SteadyClock::now() + backoff_;
+      return false;
+    }
+  }
+
+  void keep_up() {
+    if (!paused_) stopped_ = false;
+    member_->steer(stopped_);
+    const auto now = SteadyClock::now();
+    if (now < next_commit_) return;
+    next_commit_ = now + kCommitInterval;
+    member_->commit();
+  }
+
+  /// Intake is stopped, but the group must see us polling. Stopping partitions throws away what librdkafka has fetched ahead,
+  /// so for short pauses the few messages such polls bring are kept back instead. True when a message was settled, so that the
+  /// caller can see whether it wants more.
+  bool poll_paused(SteadyClock::time_point until) {
+    if (stopped_ || SteadyClock::now() >= next_paused_poll_) {
+      next_paused_poll_ = SteadyClock::now() + kPausedPoll;
+      RdMessage raw = member_->poll(SteadyClock::duration{0});
+      if (raw) {
+        const std::uint64_t epoch = assignment_.epoch(raw->partition);
+        stash_.push_back({std::move(raw), epoch});
+        stopped_ = stash_.size() >= kStash;
+      }
+    }
+    return assignment_.wait_change(SteadyClock::now() + slice(until));
+  }
+
+  void hand_out(std::vector<Message>& messages, std::size_t max) {
+    while (!stash_.empty() && messages.size() < max) {
+      const Kept kept = std::move(stash_.front());
+      stash_.pop_front();
+      if (kept.epoch == assignment_.epoch(kept.raw->partition)) hand_out(*kept.raw, messages);
+    }
+  }
+
+  void hand_out(const rd_kafka_message_t& raw, std::vector<Message>& messages) {
+    const auto delivery = assignment_.deliver(raw.partition, raw.offset);
+    if (!delivery) return;
+    backoff_ = 200ms;
+    Message& message = messages.emplace_back();
+    message.wire = to_wire(raw);
+    message.origin = {.backend = "kafka",
+                      .channel = topic_,
+                      .partition = raw.partition,
+                      .position = raw.offset,
+                      .deliveries = 0,
+                      .redelivered = delivery->redelivered};
+    message.receipt = delivery->receipt;
+    try {
+      message.event = decode(message.wire, Binding::kafka);
+    } catch (const MalformedMessage& error) {
+      message.defect = error.what();
+    }
+  }
+
+  const ConduitOptions options_;
+  const ConduitSourceOptions source_;
+  const std::string topic_;
+  std::string group_;
+  bool closed_ = false;
+  bool paused_ = false;
+  bool stopped_ = false;  ///< partitions are really stopped
+  SteadyClock::time_point next_commit_{};
+  SteadyClock::time_point next_paused_poll_{};
+  SteadyClock::time_point next_member_{};
+  SteadyClock::duration backoff_ = 200ms;
+  Assignment assignment_;
+  std::optional<ClientLog> log_;
+  std::optional<GroupMember> member_;
+  std::deque<Kept> stash_;  ///< dies before the member
+};
+
+}  // namespace
+
+std::unique_ptr<Source> make_source(ConduitOptions options, std::string topic, ConduitSourceOptions source) {
+  return std::make_unique<KafkaSource>(std::move(options), std::move(topic), std::move(source));
+}
+
+}  // namespace penstock::conduit

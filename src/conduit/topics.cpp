@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conduit/topics.hpp"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "conduit/handles.hpp"
+#include "conduit/properties.hpp"
+
+namespace penstock::conduit {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+using NewTopic = std::unique_ptr<rd_kafka_NewTopic_t, Deleter<rd_kafka_NewTopic_destroy>>;
+using AdminOptions = std::unique_ptr<rd_kafka_AdminOptions_t, Deleter<rd_kafka_AdminOptions_destroy>>;
+
+NewTopic new_topic(const TopicSpec& topic) {
+  std::array<char, 512> reason{};
+  NewTopic result{rd_kafka_NewTopic_new(topic.name.c_str(), topic.partitions, topic.replication, reason.data(), reason.size())};
+  if (!result) throw std::invalid_argument{"topic '" + topic.name + "': " + reason.data()};
+  for (const auto& [name, value] : topic.config) {
+    const rd_kafka_resp_err_t error = rd_kafka_NewTopic_set_config(result.get(), name.c_str(), value.c_str());
+    if (error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+      throw std::invalid_argument{"topic '" + topic.name + "', setting '" + name + "': " + describe(error)};
+    }
+  }
+  return result;
+}
+
+struct Answer {
+  rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
+  std::string words{};
+};
+
+/// What the brokers say to a CreateTopics request: one try.
+Answer create(rd_kafka_t* client, const NewTopic& topic, SteadyClock::duration wait) {
+  const AdminOptions options{rd_kafka_AdminOptions_new(client, RD_KAFKA_ADMIN_OP_CREATETOPICS)};
+  std::array<char, 512> reason{};
+  rd_kafka_AdminOptions_set_request_timeout(options.get(), std::max(timeout_ms(wait), 1), reason.data(), reason.size());
+  rd_kafka_AdminOptions_set_operation_timeout(options.get(), std::max(timeout_ms(wait), 1), reason.data(), reason.size());
+  const Queue queue{rd_kafka_queue_new(client)};
+  rd_kafka_NewTopic_t* topics = topic.get();
+  rd_kafka_CreateTopics(client, &topics, 1, options.get(), queue.get());
+  const RdEvent event{rd_kafka_queue_poll(queue.get(), timeout_ms(wait + 1s))};
+  if (!event) return {RD_KAFKA_RESP_ERR__TIMED_OUT, "no answer"};
+  if (const rd_kafka_resp_err_t error = rd_kafka_event_error(event.get()); error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    return {error, rd_kafka_event_error_string(event.get())};
+  }
+  std::size_t count = 0;
+  const rd_kafka_topic_result_t** results =
+      rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event.get()), &count);
+  if (count == 0) return {RD_KAFKA_RESP_ERR__BAD_MSG, "an empty answer"};
+  const char* words = rd_kafka_topic_result_error_string(results[0]);
+  return {rd_kafka_topic_result_error(results[0]), words == nullptr ? "" : words};
+}
+
+/// How many partitions the brokers know of the topic, once each has a leader; nothing while not.
+std::optional<int> partitions(rd_kafka_t* client, const std::string& name, SteadyClock::duration wait) {
+  const RdTopic handle{rd_kafka_topic_new(client, name.c_str(), nullptr)};
+  const rd_kafka_metadata_t* metadata = nullptr;
+  if (!handle || rd_kafka_metadata(client, 0, handle.get(), &metadata, timeout_ms(wait)) != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    return std::nullopt;
+  }
+  const std::unique_ptr<const rd_kafka_metadata_t, Deleter<rd_kafka_metadata_destroy>> owned{metadata};
+  for (int i = 0; i < metadata->topic_cnt; ++i) {
+    const rd_kafka_metadata_topic_t& topic = metadata->topics[i];
+    if (name != topic.topic || topic.err != RD_KAFKA_RESP_ERR_NO_ERROR || topic.partition_cnt == 0) continue;
+    const bool led = std::all_of(topic.partitions, topic.partitions + topic.partition_cnt,
+                                 [](const rd_kafka_metadata_partition_t& partition) { return partition.leader >= 0; });
+    if (led) return topic.partition_cnt;
+  }
+  return std::nullopt;
+}
+
+bool passes(rd_kafka_resp_err_t error) {
+  switch (error) {
+    case RD_KAFKA_RESP_ERR__TIMED_OUT:
+    case RD_KAFKA_RESP_ERR__TRANSPORT:
+    case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
+    case RD_KAFKA_RESP_ERR__DESTROY:
+    case RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT:
+    case RD_KAFKA_RESP_ERR_NOT_CONTROLLER:
+    case RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION:
+    case RD_KAFKA_RESP_ERR_BROKER_NOT_AVAILABLE:
+    case RD_KAFKA_RESP_ERR_THROTTLING_QUOTA_EXCEEDED: return true;
+    default: return false;
+  }
+}
+
+}  // namespace
+
+void declare_topic(const ConduitOptions& options, const TopicSpec& topic, std::chrono::milliseconds timeout) {
+  const auto deadline = SteadyClock::now() + bounded(timeout);
+  const auto left = [deadline] { return std::max(deadline - SteadyClock::now(), SteadyClock::duration{0}); };
+  const NewTopic request = new_topic(topic);
+  Conf conf = producer_conf(options);
+  rd_kafka_conf_set_log_cb(conf.get(), nullptr);  // what goes wrong is in the exception
+  const Client client = make_client(RD_KAFKA_PRODUCER, std::move(conf));
+
+  Answer answer;
+  do {
+    answer = create(client.get(), request, left());
+  } while (passes(answer.error) && left() > 0s);
+  switch (answer.error) {
+    case RD_KAFKA_RESP_ERR_NO_ERROR:
+    case RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS:
+    case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE: break;  // a broker that makes no topics on request may have this one
+    default: {
+      std::string what = "topic '" + topic.name + "' cannot be created: " + describe(answer.error);
+      if (!answer.words.empty()) what += ": " + answer.words;
+      if (passes(answer.error)) what += "; is Kafka reachable at " + options.bootstrap_servers + "?";
+      throw std::runtime_error{what};
+    }
+  }
+  while (true) {
+    if (const auto count = partitions(client.get(), topic.name, std::max<SteadyClock::duration>(left(), 1ms))) {
+      if (*count == topic.partitions) return;
+      throw std::runtime_error{"topic '" + topic.name + "' exists with " + std::to_string(*count) + " partitions, not " +
+                               std::to_string(topic.partitions) +
+                               "; declare it with the number it has, or use another name: a new number moves keys to other "
+                               "partitions and breaks their order"};
+    }
+    if (left() == 0s) {
+      throw std::runtime_error{"topic '" + topic.name + "' has no leader for all its partitions in time"};
+    }
+    const RdEvent pause{rd_kafka_queue_poll(Queue{rd_kafka_queue_get_main(client.get())}.get(), 20)};
+  }
+}
+
+}  // namespace penstock::conduit
