@@ -48,7 +48,7 @@ struct ConsumerOptions {
 /// broker, and what cannot be processed is published to `dead_letters` before it is settled.
 struct AtLeastOnce {
   Channel dead_letters{};
-  Channel emits{};  ///< where emitted events go, confirmed before the message is settled; without it `Context::emit` throws
+  Channel emits{};  ///< where emitted events go, confirmed before the message is settled; without it a handler that emits has failed
 };
 
 /// A moment's figures. Counters are since construction.

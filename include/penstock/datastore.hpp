@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <span>
@@ -68,8 +69,13 @@ class PENSTOCK_EXPORT Datastore {
     /// The open transaction, for the handler; null on a store without SQL.
     virtual pqxx::transaction_base* tx() = 0;
 
+    /// Looks at what a handler threw: throws DatastoreUnavailable or TransactionConflict when it was the store that failed, and
+    /// returns when it was the handler.
+    virtual void classify(const std::exception_ptr& thrown) { static_cast<void>(thrown); }
+
     /// Writes emitted events, audit row and checkpoint, and commits. For a parked message also removes it and releases its
-    /// successor. Throws CommitInDoubt.
+    /// successor. Throws CommitInDoubt; anything else it throws is the handler's fault (a deferred constraint, an event that
+    /// cannot be stored), to be parked or buried.
     virtual void complete(std::span<const Event> emitted, const Attempt& attempt) = 0;
     /// Undoes the handler's work and, in one transaction, parks the message until `delay` from now by the store's clock, with
     /// this attempt in its history. A repeated delivery of it will be a duplicate.

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "core/consumer_processor.hpp"
+
+namespace penstock::consumer {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+/// Transactions the store undid are run again at once so often, and then after a little while.
+constexpr int tries_at_once = 5;
+
+milliseconds conflict_delay(int conflicts) {
+  return std::min(milliseconds{50} * (1 << std::min(conflicts, 5)), milliseconds{1000});
+}
+
+class ExactlyOnce final : public Processor {
+ public:
+  ExactlyOnce(const Shared& shared, Datastore& datastore)
+      : shared_{shared}, session_{datastore.session(shared.options.group)} {}
+
+  Fate process(Entry& entry, const std::stop_token& stop) override {
+    for (int tries = 1;; ++tries) {
+      try {
+        return once(entry, stop);
+      } catch (const TransactionConflict& conflict) {
+        if (stop.stop_requested()) {
+          return {.kind = Fate::Kind::dropped};
+        }
+        if (tries >= tries_at_once) {
+          shared_.journal.log(LogLevel::info,
+                              name_of(entry.message) + ": the store undid it again and again: " + conflict.what());
+          return {.kind = Fate::Kind::later, .delay = conflict_delay(entry.conflicts++)};
+        }
+      } catch (const CommitInDoubt& doubt) {
+        entry.in_doubt = true;
+        return {.kind = Fate::Kind::store_away, .error = doubt.what()};
+      } catch (const std::exception& error) {
+        return {.kind = Fate::Kind::store_away, .error = error.what()};
+      }
+    }
+  }
+
+  std::optional<Fate> process_due(const std::stop_token& stop) override {
+    for (int tries = 1;; ++tries) {
+      try {
+        std::optional<Datastore::Due> due = session_->begin_due();
+        if (!due) {
+          return std::nullopt;
+        }
+        if (!due->message.defect.empty()) {
+          bury(due->message, Attempt{.number = due->attempt, .error = due->message.defect, .host = shared_.host},
+               due->message.defect);
+          return Fate{};
+        }
+        return handle(due->message, due->attempt, stop);
+      } catch (const TransactionConflict&) {
+        // It is still parked and due, so the next look finds it again.
+        if (tries >= tries_at_once || stop.stop_requested()) {
+          return std::nullopt;
+        }
+      } catch (const std::exception& error) {
+        // Also for a commit in doubt: either the message is parked no more, or it is still there and due.
+        return Fate{.kind = Fate::Kind::store_away, .error = error.what()};
+      }
+    }
+  }
+
+ private:
+  Fate once(Entry& entry, const std::stop_token& stop) {
+    const Message& message = entry.message;
+    if (!message.defect.empty()) {
+      return malformed(message);
+    }
+    if (std::string defect = identity_defect(message.event); !defect.empty()) {
+      return malformed(with_defect(message, std::move(defect)));
+    }
+    if (entry.in_doubt) {
+      if (session_->settled(message)) {
+        ++shared_.journal.done;
+        return acknowledged(message);
+      }
+      entry.in_doubt = false;
+    }
+    std::optional<std::string> refused;
+    try {
+      switch (session_->begin(message)) {
+        case Datastore::Admission::duplicate: ++shared_.journal.duplicates; return acknowledged(message);
+        case Datastore::Admission::behind: ++shared_.journal.parked; return acknowledged(message);
+        case Datastore::Admission::fresh: break;
+      }
+    } catch (const DatastoreUnavailable&) {
+      throw;
+    } catch (const TransactionConflict&) {
+      throw;
+    } catch (const std::exception& error) {
+      refused = error.what();
+    }
+    if (refused) {
+      // The store is there and cannot take this very message: that must not hold up the others.
+      return malformed(with_defect(message, "the store refuses it: " + *refused));
+    }
+    const Fate fate = handle(message, 1, stop);
+    if (fate.kind == Fate::Kind::settled) {
+      acknowledge(shared_, message);
+    }
+    return fate;
+  }
+
+  /// Runs the handler in the open transaction and settles the message by what it says. Acknowledges nothing.
+  Fate handle(const Message& message, int number, const std::stop_token& stop) {
+    Context context{message, shared_.options.group, shared_.options.source, number, session_->tx(), stop};
+    Handled handled =
+        run_handler(shared_, message, context, [this](const std::exception_ptr& thrown) { session_->classify(thrown); });
+    Attempt& attempt = handled.attempt;
+    if (handled.verdict.kind() == Verdict::Kind::done) {
+      try {
+        session_->complete(context.emitted(), attempt);
+        ++shared_.journal.done;
+        return {};
+      } catch (const DatastoreUnavailable&) {
+        throw;
+      } catch (const TransactionConflict&) {
+        throw;
+      } catch (const CommitInDoubt&) {
+        throw;
+      } catch (const std::exception& error) {
+        // A deferred constraint, or a handler that went on in a transaction whose statement had failed.
+        handled.verdict = Verdict::retry(error.what());
+        attempt.error = error.what();
+      }
+    }
+    if (handled.verdict.kind() == Verdict::Kind::reject) {
+      bury(message, attempt, handled.verdict.reason());
+      return {};
+    }
+    if (stop.stop_requested()) {
+      session_->abandon();
+      return {.kind = Fate::Kind::dropped};
+    }
+    shared_.journal.set_last_error(attempt.error);
+    const auto delay = shared_.options.retry.delay(number, ErrorClass::transient, *shared_.options.random);
+    if (!delay) {
+      bury(message, attempt, "attempts exhausted: " + attempt.error);
+      return {};
+    }
+    session_->park(attempt, std::max(*delay, handled.verdict.delay().value_or(milliseconds{0})));
+    ++shared_.journal.parked;
+    return {};
+  }
+
+  void bury(const Message& message, const Attempt& attempt, const std::string& reason) {
+    session_->bury(attempt, reason);
+    ++shared_.journal.dead;
+    shared_.journal.set_last_error(reason);
+    shared_.journal.log(LogLevel::warn, name_of(message) + " is a dead letter after attempt " + std::to_string(attempt.number));
+  }
+
+  Fate malformed(const Message& message) {
+    session_->bury_malformed(message);
+    ++shared_.journal.dead;
+    shared_.journal.set_last_error(message.defect);
+    shared_.journal.log(LogLevel::warn, name_of(message) + " is a dead letter: " + message.defect);
+    return acknowledged(message);
+  }
+
+  Fate acknowledged(const Message& message) {
+    acknowledge(shared_, message);
+    return {};
+  }
+
+  static Message with_defect(Message message, std::string defect) {
+    message.defect = std::move(defect);
+    return message;
+  }
+
+  const Shared& shared_;
+  std::unique_ptr<Datastore::Session> session_;
+};
+
+}  // namespace
+
+std::unique_ptr<Processor> make_exactly_once(const Shared& shared, Datastore& datastore) {
+  return std::make_unique<ExactlyOnce>(shared, datastore);
+}
+
+}  // namespace penstock::consumer

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/consumer_processor.hpp"
+
+#include <utility>
+
+#include "core/text.hpp"
+
+namespace penstock::consumer {
+
+namespace {
+
+std::string identity_of(const Message& message) {
+  std::string identity = message.event.source;
+  identity += '\0';
+  return identity + message.id();
+}
+
+}  // namespace
+
+void Journal::log(LogLevel level, const std::string& text) noexcept {
+  if (!logger_) {
+    return;
+  }
+  try {
+    logger_->log(level, "consumer " + group_ + ": " + text);
+  } catch (...) {  // a logger must not throw; what it throws is dropped
+    return;
+  }
+}
+
+void Journal::set_last_error(const std::string& error) {
+  const std::lock_guard guard{mutex_};
+  last_error_ = error;
+}
+
+std::string Journal::last_error() const {
+  const std::lock_guard guard{mutex_};
+  return last_error_;
+}
+
+void AttemptMemory::put(const Message& message, Record record) {
+  const std::lock_guard guard{mutex_};
+  const std::string identity = identity_of(message);
+  if (records_.insert_or_assign(identity, std::move(record)).second) {
+    oldest_.push_back(identity);
+  }
+  while (records_.size() > most || oldest_.size() > 2 * most) {
+    records_.erase(oldest_.front());
+    oldest_.pop_front();
+  }
+}
+
+AttemptMemory::Record AttemptMemory::take(const Message& message) {
+  const std::lock_guard guard{mutex_};
+  const auto found = records_.find(identity_of(message));
+  if (found == records_.end()) {
+    return {};
+  }
+  Record record = std::move(found->second);
+  records_.erase(found);
+  return record;
+}
+
+Handled run_handler(const Shared& shared, const Message& message, Context& context,
+                    const std::function<void(const std::exception_ptr&)>& classify) {
+  const auto start = std::chrono::steady_clock::now();
+  Verdict verdict = Verdict::done();
+  try {
+    verdict = shared.handler(message, context);
+  } catch (const std::exception& error) {
+    classify(std::current_exception());
+    verdict = Verdict::retry(error.what());
+  } catch (...) {
+    classify(std::current_exception());
+    verdict = Verdict::retry("the handler threw something that is no std::exception");
+  }
+  Attempt attempt;
+  attempt.number = context.attempt();
+  attempt.error = verdict.reason();
+  attempt.duration = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+  attempt.host = shared.host;
+  return {std::move(verdict), std::move(attempt)};
+}
+
+void acknowledge(const Shared& shared, const Message& message) {
+  try {
+    shared.source.ack(message);
+  } catch (const std::exception& error) {
+    shared.journal.log(LogLevel::warn, name_of(message) + " could not be acknowledged: " + error.what());
+  }
+}
+
+std::string name_of(const Message& message) {
+  std::string name = message.defect.empty() ? message.type() + " " + message.id() : std::string{"malformed message"};
+  name += " of " + message.origin.channel;
+  if (message.origin.partition >= 0) {
+    name += "/" + std::to_string(message.origin.partition);
+  }
+  if (message.origin.position >= 0) {
+    name += "@" + std::to_string(message.origin.position);
+  }
+  return name;
+}
+
+std::string identity_defect(const Event& event) {
+  // An entry of a Postgres B-tree takes 2,704 bytes; source and id share one, as group and key do.
+  constexpr std::size_t longest = 2'000;
+  const std::pair<const char*, const std::string*> texts[] = {
+      {"id", &event.id}, {"source", &event.source}, {"type", &event.type}, {"partitionkey", &event.key}};
+  for (const auto& [name, value] : texts) {
+    if (!text::is_utf8(*value) || value->find('\0') != std::string::npos) {
+      return std::string{name} + " is not UTF-8 text";
+    }
+  }
+  if (event.source.size() + event.id.size() > longest) {
+    return "source and id are longer than " + std::to_string(longest) + " bytes together";
+  }
+  if (event.key.size() > longest) {
+    return "partitionkey is longer than " + std::to_string(longest) + " bytes";
+  }
+  return {};
+}
+
+}  // namespace penstock::consumer

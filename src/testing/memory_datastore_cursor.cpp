@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <deque>
+#include <utility>
+
+#include "testing/memory_datastore_state.hpp"
+
+namespace penstock::testing::memory {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr std::chrono::seconds lease{5};
+
+class MemoryCursor final : public EventLog::Cursor {
+ public:
+  MemoryCursor(std::shared_ptr<StoreState> state, std::string name, std::vector<std::string> patterns)
+      : state_{std::move(state)}, name_{std::move(name)}, patterns_{std::move(patterns)} {}
+  // A relay that dies without `release` leaves its lease behind, here as in Postgres.
+  ~MemoryCursor() override = default;
+
+  bool acquire() override {
+    const std::lock_guard guard{state_->mutex};
+    require_log();
+    StoreState::Place& place = state_->cursors[name_];
+    if (place.owned && place.token != token_ && state_->clock.now() < place.lease_until) {
+      return false;
+    }
+    place.owned = true;
+    token_ = ++place.token;
+    renew(place);
+    next_ = place.settled;
+    positions_.clear();
+    settled_ = 0;
+    return true;
+  }
+
+  std::vector<EventLog::Entry> read(std::size_t max) override {
+    const std::lock_guard guard{state_->mutex};
+    require_log();
+    held();
+    std::vector<EventLog::Entry> entries;
+    for (; next_ < state_->log.size() && entries.size() < max; ++next_) {
+      const StoreState::Appended& appended = state_->log[next_];
+      const bool mine = std::any_of(patterns_.begin(), patterns_.end(),
+                                    [&appended](const std::string& pattern) { return route_matches(pattern, appended.route); });
+      if (mine) {
+        positions_.push_back(next_);
+        entries.push_back({settled_ + positions_.size(), appended.event});
+      }
+    }
+    return entries;
+  }
+
+  void checkpoint(std::uint64_t sequence) override {
+    const std::lock_guard guard{state_->mutex};
+    require_log();
+    StoreState::Place& place = held();
+    while (settled_ < sequence && !positions_.empty()) {
+      place.settled = positions_.front() + 1;
+      positions_.pop_front();
+      ++settled_;
+    }
+    renew(place);
+  }
+
+  void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) override {
+    const std::lock_guard guard{state_->mutex};
+    require_log();
+    held();
+    DeadLetter letter{.group = name_, .reason = error};
+    letter.message.event = entry.event;
+    try {
+      letter.message.wire = encode(entry.event, Binding::kafka);
+    } catch (const InvalidEvent&) {  // it was refused for this very reason
+      letter.message.wire = {.payload = entry.event.data};
+    }
+    letter.message.origin.backend = "memory";
+    letter.message.origin.channel = channel;
+    letter.attempts.push_back({.number = attempts, .error = error, .at = format_time(state_->clock.now())});
+    state_->letters.push_back(std::move(letter));
+  }
+
+  void wait(milliseconds most, std::stop_token stop) override {
+    std::unique_lock lock{state_->mutex};
+    if (next_ >= state_->log.size()) {
+      state_->clock.wait_until(state_->appended, lock, state_->clock.now() + std::min(most, milliseconds{86'400'000}),
+                               std::move(stop));
+    }
+  }
+
+  void release() noexcept override {
+    const std::lock_guard guard{state_->mutex};
+    const auto place = state_->cursors.find(name_);
+    if (place != state_->cursors.end() && token_ != 0 && place->second.token == token_) {
+      place->second.owned = false;
+    }
+    token_ = 0;
+  }
+
+ private:
+  void require_log() const {
+    if (state_->away) {
+      throw LogUnavailable{"the memory datastore is away"};
+    }
+  }
+
+  StoreState::Place& held() {
+    StoreState::Place& place = state_->cursors[name_];
+    if (token_ == 0 || !place.owned || place.token != token_) {
+      token_ = 0;
+      throw LeaseLost{"the lease of cursor '" + name_ + "' is another relay's"};
+    }
+    return place;
+  }
+
+  void renew(StoreState::Place& place) const { place.lease_until = state_->clock.now() + lease; }
+
+  std::shared_ptr<StoreState> state_;
+  std::string name_;
+  std::vector<std::string> patterns_;
+  std::uint64_t token_ = 0;
+  std::size_t next_ = 0;               ///< the log's entry to look at next
+  std::deque<std::size_t> positions_;  ///< in the log, of the entries read and not settled
+  std::uint64_t settled_ = 0;          ///< entries of this ownership
+};
+
+}  // namespace
+
+std::unique_ptr<EventLog::Cursor> make_cursor(std::shared_ptr<StoreState> state, const std::string& name,
+                                              const std::vector<std::string>& patterns) {
+  return std::make_unique<MemoryCursor>(std::move(state), name, patterns);
+}
+
+}  // namespace penstock::testing::memory
