@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <future>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/relay_pending.hpp"
+#include "penstock/relay.hpp"
+
+namespace penstock {
+
+/// The part of a Relay that serves one channel: a cursor, what was read from it, and what is on its way to the broker.
+///
+/// Thread safety: `run` from one thread, `status` from any. Lifetime: the log and the options' clock and random outlive it.
+class RelayChannel {
+ public:
+  RelayChannel(EventLog& log, Channel channel, std::vector<std::string> patterns, const RelayOptions& options);
+
+  /// Until `stop`, then drains. True when everything on its way was settled in time. Throws nothing.
+  bool run(std::stop_token stop);
+
+  [[nodiscard]] RelayStatus::PerChannel status() const;
+
+ private:
+  using TimePoint = Clock::TimePoint;
+
+  struct Batch {
+    std::future<Outcomes> outcomes{};
+    std::vector<std::uint64_t> sequences{};
+  };
+  /// A channel that fails for everybody: nobody is judged, one batch at a time is sent to see whether it is over.
+  struct Outage {
+    int probes = 0;
+    TimePoint until{};
+    std::uint64_t last_probed = 0;
+  };
+  struct Judgement {
+    std::string whose{};
+    bool rejected = false;
+  };
+
+  bool own(std::stop_token stop);
+  void turn(std::stop_token stop);
+  bool drain();
+  void abandon();
+  void lose_time(std::stop_token stop);
+  void rest(std::stop_token stop);
+
+  bool read_more();
+  bool submit();
+  void send(std::vector<std::uint64_t> sequences);
+  bool collect();
+  void judge(std::uint64_t sequence, Outcome outcome);
+  void note_rejection(std::uint64_t sequence);
+  void begin_outage(const std::string& why);
+  void end_outage();
+  void bury_condemned();
+
+  [[nodiscard]] TimePoint now() const;
+  [[nodiscard]] Clock::Duration back_off(int failures);
+  void tell_status();
+  void fail(const std::string& error);
+  void log(LogLevel level, const std::string& message) const noexcept;
+
+  EventLog& log_source_;
+  Channel channel_;
+  std::string name_;
+  std::vector<std::string> patterns_;
+  RelayOptions options_;
+
+  // The system's wall clock may step; waits must not. Other clocks are asked as they are.
+  TimePoint wall_start_ = std::chrono::system_clock::now();
+  std::chrono::steady_clock::time_point steady_start_ = std::chrono::steady_clock::now();
+
+  std::unique_ptr<EventLog::Cursor> cursor_{};
+  bool owner_ = false;
+  RelayPending pending_{};
+  std::list<Batch> batches_{};                    // oldest first
+  std::vector<std::future<Outcomes>> orphans_{};  // sent under a lease that was lost
+  std::deque<std::uint64_t> condemned_{};         // rejected often enough, to be buried
+  std::deque<Judgement> judgements_{};            // the last of the channel, confirmed or rejected
+  std::size_t silent_failures_ = 0;               // `retryable` and `unknown` since the channel last said anything
+  std::optional<Outage> outage_{};
+  TimePoint next_read_{};
+  std::chrono::milliseconds poll_wait_{1};
+  std::chrono::microseconds rest_{200};
+  std::chrono::milliseconds trouble_{0};  // back-off while the log is away
+  bool warned_of_span_ = false;
+
+  mutable std::mutex status_mutex_;
+  RelayStatus::PerChannel status_{};
+};
+
+}  // namespace penstock
