@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <stop_token>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "penstock/event_log.hpp"
+#include "penstock/publisher.hpp"
+
+namespace penstock::test {
+
+using namespace std::chrono_literals;
+
+/// A log in memory that does what it is told, also to fail.
+class ScriptedLog final : public EventLog {
+ public:
+  struct Burial {
+    std::string id{};
+    std::string channel{};
+    std::string error{};
+    int attempts = 0;
+  };
+
+  void append(Event event) {
+    const std::lock_guard lock{mutex_};
+    events_.push_back(std::move(event));
+    changed_.notify_all();
+  }
+  void append(const std::string& id, const std::string& key, const std::string& type = "t") {
+    append(Event{.id = id, .source = "/s", .type = type, .key = key});
+  }
+
+  /// How many events the stored checkpoint of a cursor covers.
+  std::size_t checkpoint(const std::string& cursor) {
+    const std::lock_guard lock{mutex_};
+    return places_[cursor].settled;
+  }
+  std::vector<Burial> burials() {
+    const std::lock_guard lock{mutex_};
+    return burials_;
+  }
+  /// The next call of every kind throws LeaseLost; the lease can be had again at once.
+  void lose_lease(const std::string& cursor) {
+    const std::lock_guard lock{mutex_};
+    ++places_[cursor].token;
+    places_[cursor].held = false;
+  }
+  void set_held_elsewhere(const std::string& cursor, bool held) {
+    const std::lock_guard lock{mutex_};
+    ++places_[cursor].token;
+    places_[cursor].held = held;
+  }
+  void set_away(bool away) {
+    const std::lock_guard lock{mutex_};
+    away_ = away;
+  }
+  std::size_t calls() {
+    const std::lock_guard lock{mutex_};
+    return calls_;
+  }
+  bool released(const std::string& cursor) {
+    const std::lock_guard lock{mutex_};
+    return !places_[cursor].held;
+  }
+
+  std::unique_ptr<Cursor> cursor(const std::string& name, const std::vector<std::string>& patterns) override {
+    return std::make_unique<ScriptedCursor>(*this, name, patterns);
+  }
+
+ private:
+  struct Place {
+    std::size_t settled = 0;
+    std::uint64_t token = 0;
+    bool held = false;
+  };
+
+  class ScriptedCursor final : public Cursor {
+   public:
+    ScriptedCursor(ScriptedLog& log, std::string name, std::vector<std::string> patterns)
+        : log_{log}, name_{std::move(name)}, patterns_{std::move(patterns)} {}
+
+    bool acquire() override {
+      const std::lock_guard lock{log_.mutex_};
+      check_away();
+      Place& place = log_.places_[name_];
+      if (place.held) {
+        return false;
+      }
+      place.held = true;
+      token_ = ++place.token;
+      next_ = place.settled;
+      ends_.assign(1, next_);
+      return true;
+    }
+    std::vector<Entry> read(std::size_t max) override {
+      const std::lock_guard lock{log_.mutex_};
+      place();
+      std::vector<Entry> entries;
+      for (; next_ < log_.events_.size() && entries.size() < max; ++next_) {
+        const Event& event = log_.events_[next_];
+        for (const auto& pattern : patterns_) {
+          if (route_matches(pattern, event.type)) {
+            ends_.push_back(next_ + 1);
+            entries.push_back({ends_.size() - 1, event});
+            break;
+          }
+        }
+      }
+      return entries;
+    }
+    void checkpoint(std::uint64_t sequence) override {
+      const std::lock_guard lock{log_.mutex_};
+      place().settled = ends_.at(sequence);
+    }
+    void bury(const Entry& entry, const std::string& channel, const std::string& error, int attempts) override {
+      const std::lock_guard lock{log_.mutex_};
+      place();
+      log_.burials_.push_back({entry.event.id, channel, error, attempts});
+    }
+    void wait(std::chrono::milliseconds most, std::stop_token stop) override {
+      std::unique_lock lock{log_.mutex_};
+      const auto seen = log_.events_.size();
+      log_.changed_.wait_for(lock, std::move(stop), most, [&] { return log_.events_.size() != seen; });
+    }
+    void release() noexcept override {
+      const std::lock_guard lock{log_.mutex_};
+      if (log_.places_[name_].token == token_) {
+        log_.places_[name_].held = false;
+      }
+    }
+
+   private:
+    void check_away() {
+      ++log_.calls_;
+      if (log_.away_) {
+        throw LogUnavailable("the log is away");
+      }
+    }
+    Place& place() {
+      check_away();
+      Place& place = log_.places_[name_];
+      if (place.token != token_) {
+        throw LeaseLost("taken over");
+      }
+      return place;
+    }
+
+    ScriptedLog& log_;
+    std::string name_;
+    std::vector<std::string> patterns_;
+    std::uint64_t token_ = 0;
+    std::size_t next_ = 0;
+    std::vector<std::size_t> ends_{0};
+  };
+
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::vector<Event> events_;
+  std::map<std::string, Place> places_;
+  std::vector<Burial> burials_;
+  std::size_t calls_ = 0;
+  bool away_ = false;
+};
+
+/// A publisher whose outcomes are written by the test: at once by a function, or by hand.
+/// It watches that no key ever has two events on their way, and remembers what it "stored".
+class ScriptedPublisher final : public Publisher {
+ public:
+  using Script = std::function<Outcome(const Event&)>;
+
+  explicit ScriptedPublisher(Script script = {}) : script_{std::move(script)} {}
+
+  std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds) override {
+    const std::lock_guard lock{mutex_};
+    Call call{{events.begin(), events.end()}, {}};
+    ++calls_;
+    sent_ += events.size();
+    for (const Event& event : events) {
+      ++tries_[event.id];
+      if (!event.key.empty() && !on_their_way_.insert(event.key).second) {
+        overtaking_ = true;
+      }
+    }
+    auto future = call.promise.get_future();
+    held_.push_back(std::move(call));
+    if (script_) {
+      answer(held_.size() - 1, script_);
+    }
+    return future;
+  }
+
+  /// Changes what is answered from now on; without a script calls are held until answered by hand.
+  void set(Script script) {
+    const std::lock_guard lock{mutex_};
+    script_ = std::move(script);
+  }
+  std::size_t held() {
+    const std::lock_guard lock{mutex_};
+    return held_.size();
+  }
+  std::vector<std::string> held_ids(std::size_t index) {
+    const std::lock_guard lock{mutex_};
+    std::vector<std::string> ids;
+    for (const Event& event : held_.at(index).events) {
+      ids.push_back(event.id);
+    }
+    return ids;
+  }
+  void answer_held(std::size_t index, const Script& script) {
+    const std::lock_guard lock{mutex_};
+    answer(index, script);
+  }
+  /// Ids in the order they were stored in.
+  std::vector<std::string> stored() {
+    const std::lock_guard lock{mutex_};
+    return stored_;
+  }
+  std::vector<std::string> stored_of(const std::string& key) {
+    const std::lock_guard lock{mutex_};
+    return stored_by_key_[key];
+  }
+  std::size_t calls() {
+    const std::lock_guard lock{mutex_};
+    return calls_;
+  }
+  std::size_t sent() {
+    const std::lock_guard lock{mutex_};
+    return sent_;
+  }
+  int tries(const std::string& id) {
+    const std::lock_guard lock{mutex_};
+    return tries_[id];
+  }
+  bool overtaking() {
+    const std::lock_guard lock{mutex_};
+    return overtaking_;
+  }
+
+ private:
+  struct Call {
+    std::vector<Event> events{};
+    std::promise<Outcomes> promise{};
+  };
+
+  void answer(std::size_t index, const Script& script) {
+    Call call = std::move(held_.at(index));
+    held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(index));
+    Outcomes outcomes;
+    for (const Event& event : call.events) {
+      outcomes.push_back(script(event));
+      if (outcomes.back().confirmed()) {
+        stored_.push_back(event.id);
+        stored_by_key_[event.key].push_back(event.id);
+      }
+      on_their_way_.erase(event.key);
+    }
+    call.promise.set_value(std::move(outcomes));
+  }
+
+  std::mutex mutex_;
+  Script script_;
+  std::vector<Call> held_;
+  std::vector<std::string> stored_;
+  std::map<std::string, std::vector<std::string>> stored_by_key_;
+  std::map<std::string, int> tries_;
+  std::set<std::string> on_their_way_;
+  std::size_t calls_ = 0;
+  std::size_t sent_ = 0;
+  bool overtaking_ = false;
+};
+
+inline Outcome confirmed(const Event&) { return {Outcome::Status::confirmed, {}}; }
+inline Outcome retryable(const Event&) { return {Outcome::Status::retryable, "broker away"}; }
+inline Outcome rejected(const Event&) { return {Outcome::Status::rejected, "too large"}; }
+
+}  // namespace penstock::test
