@@ -149,4 +149,18 @@ bool eventually(const std::function<bool()>& condition) {
   return true;
 }
 
+void confirm_all(Publisher& to, std::vector<Event> open) {
+  const auto confirmed = [&] {
+    const auto outcomes = to.publish(open, 5s);
+    std::vector<Event> left;
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      EXPECT_NE(outcomes[i].status, Outcome::Status::rejected) << outcomes[i].error;
+      if (!outcomes[i].confirmed()) left.push_back(open[i]);
+    }
+    open = std::move(left);
+    return open.empty();
+  };
+  EXPECT_TRUE(eventually(confirmed)) << open.size() << " events were never confirmed: the publisher did not come back";
+}
+
 }  // namespace penstock::contract

@@ -142,6 +142,8 @@ std::set<std::string> ids_of(const std::vector<Event>& events);
 std::vector<std::string> ids_of(const std::vector<Message>& messages);
 /// Expects the messages of each key in the order of the events, each once.
 void expect_key_order(const std::vector<Event>& events, const std::vector<Message>& messages);
+/// Publishes until everything is confirmed, with the same ids, as a relay does.
+void confirm_all(Publisher& to, std::vector<Event> open);
 /// Waits for a condition, calling it often; false after `patience`.
 bool eventually(const std::function<bool()>& condition);
 

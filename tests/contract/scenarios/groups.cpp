@@ -193,7 +193,7 @@ TEST_P(Contract, RetryLetsOthersPassWhereTheBackendDelays) {
   const auto first = take(*source, 1);
   ASSERT_EQ(first.size(), 1U);
   ASSERT_EQ(first[0].id(), sent[0].id);
-  source->retry(first[0], 1500ms);
+  source->retry(first[0], 2500ms);
   const auto rest = ids_of(consume(*source, 3));
   if (traits().source.delays) {
     EXPECT_THAT(rest, ::testing::ElementsAre(sent[1].id, sent[2].id, sent[0].id));

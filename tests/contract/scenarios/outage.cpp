@@ -19,21 +19,6 @@ namespace {
 using Status = Outcome::Status;
 using SteadyClock = std::chrono::steady_clock;
 
-/// Publishes until everything is confirmed, with the same ids, as a relay does.
-void confirm_all(Publisher& to, std::vector<Event> open) {
-  const auto confirmed = [&] {
-    const auto outcomes = to.publish(open, 5s);
-    std::vector<Event> left;
-    for (std::size_t i = 0; i < open.size(); ++i) {
-      EXPECT_NE(outcomes[i].status, Status::rejected) << outcomes[i].error;
-      if (!outcomes[i].confirmed()) left.push_back(open[i]);
-    }
-    open = std::move(left);
-    return open.empty();
-  };
-  EXPECT_TRUE(eventually(confirmed)) << open.size() << " events were never confirmed: the publisher did not come back";
-}
-
 TEST_P(Outage, PublishWhileTheBrokerIsAwayIsNeitherConfirmedNorRejected) {
   const auto channel = declare();
   const auto to = publisher(channel);
