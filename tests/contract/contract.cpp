@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "contract/contract.hpp"
 
-#include <gmock/gmock.h>
-
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <thread>
 #include <utility>
@@ -108,14 +107,13 @@ std::multiset<std::string> Contract::consume_ids(Source& source, const std::set<
   return seen;
 }
 
-std::vector<Message> Contract::leftovers(Source& source) {
-  std::vector<Message> messages;
+Ids Contract::leftovers(Source& source) {
+  Ids ids;
   const auto deadline = SteadyClock::now() + quiet;
   while (SteadyClock::now() < deadline) {
-    auto more = source.poll(100, 50ms);
-    std::move(more.begin(), more.end(), std::back_inserter(messages));
+    for (const Message& message : source.poll(100, 50ms)) ids.push_back(message.id());
   }
-  return messages;
+  return ids;
 }
 
 std::set<std::string> ids_of(const std::vector<Event>& events) {
@@ -124,8 +122,8 @@ std::set<std::string> ids_of(const std::vector<Event>& events) {
   return ids;
 }
 
-std::vector<std::string> ids_of(const std::vector<Message>& messages) {
-  std::vector<std::string> ids;
+Ids ids_of(const std::vector<Message>& messages) {
+  Ids ids;
   ids.reserve(messages.size());
   for (const Message& message : messages) ids.push_back(message.id());
   return ids;

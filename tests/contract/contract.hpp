@@ -85,6 +85,8 @@ class Backend {
   virtual void start_broker() = 0;
 };
 
+using Ids = std::vector<std::string>;
+
 /// A line of an instantiation.
 struct Subject {
   Traits traits;
@@ -129,8 +131,8 @@ class Contract : public ::testing::TestWithParam<Subject> {
   static std::vector<Message> consume(Source& source, std::size_t count);
   /// Acknowledges whatever comes until every id was seen. For at-least-once: duplicates are no failure, order is not told.
   static std::multiset<std::string> consume_ids(Source& source, const std::set<std::string>& ids);
-  /// What comes within `quiet`, unsettled: for what must not come.
-  static std::vector<Message> leftovers(Source& source);
+  /// The ids of what comes within `quiet`, unsettled: for what must not come.
+  static Ids leftovers(Source& source);
 
  private:
   std::unique_ptr<Backend> backend_;
@@ -139,7 +141,7 @@ class Contract : public ::testing::TestWithParam<Subject> {
 class Outage : public Contract {};
 
 std::set<std::string> ids_of(const std::vector<Event>& events);
-std::vector<std::string> ids_of(const std::vector<Message>& messages);
+Ids ids_of(const std::vector<Message>& messages);
 /// Expects the messages of each key in the order of the events, each once.
 void expect_key_order(const std::vector<Event>& events, const std::vector<Message>& messages);
 /// Publishes until everything is confirmed, with the same ids, as a relay does.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What groups share, and what a retry waits for.
-#include <gmock/gmock.h>
-
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -48,7 +47,7 @@ TEST_P(Contract, MembersOfAGroupShareTheMessages) {
     return false;
   };
   EXPECT_TRUE(eventually(both_had_some)) << missing.size() << " never came";
-  EXPECT_THAT(shares, ::testing::Each(::testing::Gt(0U))) << "a member got nothing";
+  EXPECT_GT(std::min(shares[0], shares[1]), 0U) << "a member got nothing";
 }
 
 TEST_P(Contract, MessagesOfAKeyGoToOneMemberAtATimeWhereOrdered) {
@@ -142,7 +141,7 @@ TEST_P(Contract, NewGroupReadsFromTheStartWhereReplayable) {
   if (traits().source.replayable) {
     expect_key_order(sent, consume(*source, sent.size()));
   } else {
-    EXPECT_THAT(leftovers(*source), ::testing::IsEmpty()) << "settled messages can be read again: say `replayable`";
+    EXPECT_EQ(leftovers(*source), Ids{}) << "settled messages can be read again: say `replayable`";
   }
 }
 
@@ -182,7 +181,7 @@ TEST_P(Contract, RetryWaitsAtLeastItsDelay) {
   EXPECT_GE(SteadyClock::now() - start, 650ms);
   EXPECT_EQ(second[0].event, sent[0]) << "the same event, nothing added";
   EXPECT_TRUE(second[0].origin.redelivered);
-  EXPECT_THAT(leftovers(*source), ::testing::IsEmpty()) << "the acknowledged retry came again";
+  EXPECT_EQ(leftovers(*source), Ids{}) << "the acknowledged retry came again";
 }
 
 TEST_P(Contract, RetryLetsOthersPassWhereTheBackendDelays) {
@@ -196,9 +195,9 @@ TEST_P(Contract, RetryLetsOthersPassWhereTheBackendDelays) {
   source->retry(first[0], 2500ms);
   const auto rest = ids_of(consume(*source, 3));
   if (traits().source.delays) {
-    EXPECT_THAT(rest, ::testing::ElementsAre(sent[1].id, sent[2].id, sent[0].id));
+    EXPECT_EQ(rest, (Ids{sent[1].id, sent[2].id, sent[0].id}));
   } else {
-    EXPECT_THAT(rest, ::testing::ElementsAre(sent[0].id, sent[1].id, sent[2].id)) << "those behind wait, in order";
+    EXPECT_EQ(rest, (Ids{sent[0].id, sent[1].id, sent[2].id})) << "those behind wait, in order";
   }
 }
 
@@ -221,7 +220,7 @@ TEST_P(Contract, RetryManyTimesLosesNothing) {
     return done.size() == sent.size();
   };
   EXPECT_TRUE(eventually(all)) << done.size() << " of " << sent.size() << " came three times";
-  EXPECT_THAT(leftovers(*source), ::testing::IsEmpty());
+  EXPECT_EQ(leftovers(*source), Ids{});
 }
 
 }  // namespace

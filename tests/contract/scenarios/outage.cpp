@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // What holds when the broker goes away and comes back.
-#include <gmock/gmock.h>
-
 #include <chrono>
 #include <future>
 #include <iterator>
@@ -32,7 +30,8 @@ TEST_P(Outage, PublishWhileTheBrokerIsAwayIsNeitherConfirmedNorRejected) {
   const auto outcomes = call.get();
   ASSERT_EQ(outcomes.size(), sent.size());
   for (const Outcome& outcome : outcomes) {
-    EXPECT_THAT(outcome.status, ::testing::AnyOf(Status::retryable, Status::unknown)) << outcome.error;
+    EXPECT_TRUE(outcome.status == Status::retryable || outcome.status == Status::unknown)
+        << to_string(outcome.status) << ' ' << outcome.error;
     EXPECT_NE(outcome.error, "");
   }
 
@@ -58,7 +57,7 @@ TEST_P(Outage, SourceIsSilentWhileTheBrokerIsAwayAndComesBackByItself) {
   const auto source = join(channel, fresh("group"));
   consume_ids(*source, ids_of(before));
   backend().stop_broker();
-  EXPECT_THAT(source->poll(10, 200ms), ::testing::IsEmpty()) << "no exception, no message";
+  EXPECT_EQ(ids_of(source->poll(10, 200ms)), Ids{}) << "no exception, no message";
   backend().start_broker();
 
   const auto after = events(10, 5);
