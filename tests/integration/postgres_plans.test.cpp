@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the reader's statements cost must not depend on the backlog, nor on what the planner knows of it.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <regex>
+#include <string>
+
+#include "penstock/outbox.hpp"
+#include "postgres/pqxx_compat.hpp"
+#include "postgres/snapshot.hpp"
+#include "postgres/window_reader.hpp"
+#include "postgres/window_sql.hpp"
+#include "support/postgres.hpp"
+
+namespace penstock {
+namespace {
+
+using postgres::run;
+using postgres::Snapshot;
+using test::postgres_url;
+using test::Schema;
+
+struct Plan {
+  std::string text{};
+  std::int64_t most_rows = 0;  // in any node, filtered ones included
+  std::int64_t buffers = 0;    // touched by the whole statement
+};
+
+class PlansTest : public testing::TestWithParam<const char*> {
+ protected:
+  static constexpr std::int64_t kBacklog = 100'000;
+  static constexpr std::int64_t kMost = 1000;  // rows a statement may return
+  static constexpr std::int64_t kBytes = std::int64_t{16} << 20U;
+  static constexpr std::int64_t kChunk = 5000;
+
+  Schema schema_{"plans"};
+  std::string log_ = schema_.table("outbox");
+  pqxx::connection connection_{postgres_url()};
+  pqxx::connection open_connection_{postgres_url()};
+  std::unique_ptr<pqxx::work> open_{};
+
+  void SetUp() override {
+    schema_.exec("ALTER TABLE " + log_ + " SET (autovacuum_enabled = off)");
+    if (std::string{GetParam()} == "analyzed while empty") {
+      schema_.exec("ANALYZE " + log_);
+    }
+    open_ = std::make_unique<pqxx::work>(open_connection_);
+    fill(*open_, 10);  // the late transaction: the lowest ids, committed last
+    const auto delivered = kBacklog / 2;
+    for (int i = 0; i < 10; ++i) {
+      fill_committed(delivered / 10);
+    }
+    prev_ = snapshot();
+    for (int i = 0; i < 10; ++i) {
+      fill_committed((kBacklog - delivered) / 10);
+    }
+    if (std::string{GetParam()} == "analyzed") {
+      schema_.exec("VACUUM ANALYZE " + log_);
+    }
+    pqxx::nontransaction tx{connection_};
+    run(tx, postgres::reader_settings());
+  }
+
+  void fill(pqxx::transaction_base& tx, std::int64_t rows) {
+    tx.exec("INSERT INTO " + log_ +
+            "(route, event_id, source, type, key, data) SELECT 't', n::text, '/s', 't', (n % 100)::text, '\\x0011223344556677'"
+            " FROM generate_series(1, " +
+            std::to_string(rows) + ") n");
+  }
+  void fill_committed(std::int64_t rows) {
+    pqxx::connection connection{postgres_url()};
+    pqxx::work tx{connection};
+    fill(tx, rows);
+    tx.commit();
+  }
+  Snapshot snapshot() { return Snapshot::parse(schema_.value<std::string>("SELECT pg_current_snapshot()")); }
+
+  template <class... Args>
+  Plan explain(const std::string& sql, const Args&... args) {
+    pqxx::nontransaction tx{connection_};
+    Plan plan;
+    static const std::regex rows{R"(actual rows=(\d+) loops=(\d+))"};
+    static const std::regex removed{R"(Rows Removed by [A-Za-z ]*: (\d+))"};
+    static const std::regex buffers{R"(Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?)"};
+    bool first = true;
+    for (const auto& row : run(tx, "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, COSTS OFF) " + sql, args...)) {
+      const std::string line = row[0].c_str();
+      plan.text += line + "\n";
+      std::smatch match;
+      if (std::regex_search(line, match, rows)) {
+        plan.most_rows = std::max(plan.most_rows, std::stol(match[1]) * std::stol(match[2]));
+      }
+      if (std::regex_search(line, match, removed)) {
+        plan.most_rows = std::max(plan.most_rows, std::stol(match[1]));
+      }
+      if (first && std::regex_search(line, match, buffers)) {
+        first = false;
+        plan.buffers = (match[1].matched ? std::stol(match[1]) : 0) + (match[2].matched ? std::stol(match[2]) : 0);
+      }
+    }
+    EXPECT_EQ(plan.text.find("Seq Scan on outbox"), std::string::npos) << plan.text;
+    EXPECT_EQ(plan.text.find("Bitmap"), std::string::npos) << plan.text;
+    return plan;
+  }
+
+  std::string in_flight(const Snapshot& snapshot) {
+    std::string text = "{";
+    for (const auto txid : snapshot.in_flight) {
+      text += (text.size() > 1 ? "," : "") + std::to_string(txid);
+    }
+    return text + "}";
+  }
+  Plan poll(const Snapshot& prev) {
+    return explain(postgres::poll_sql(schema_.name()), std::to_string(prev.xmax), in_flight(prev), kMost, kBytes,
+                   std::optional<std::string>{"{t}"});
+  }
+
+  Snapshot prev_{};
+};
+
+TEST_P(PlansTest, AnIdlePollTouchesNextToNothing) {
+  const auto plan = poll(snapshot());
+  EXPECT_LE(plan.most_rows, 2) << plan.text;
+  EXPECT_LE(plan.buffers, 40) << plan.text;
+}
+
+TEST_P(PlansTest, ASmallWindowTouchesItsOwnRows) {
+  const auto prev = snapshot();
+  fill_committed(100);
+  open_->commit();
+  open_.reset();
+  const auto plan = poll(prev);
+  EXPECT_GE(plan.most_rows, 110) << plan.text;
+  EXPECT_LE(plan.most_rows, 120) << plan.text;
+  EXPECT_LE(plan.buffers, 400) << plan.text;
+}
+
+TEST_P(PlansTest, ALargeWindowIsFoundToBeLargeWithoutBeingRead) {
+  const auto plan = poll(prev_);
+  EXPECT_LE(plan.most_rows, kMost + 1) << plan.text;
+  EXPECT_LE(plan.buffers, 200) << plan.text;
+}
+
+TEST_P(PlansTest, AnOpenTransactionThatAppendsThousandsIsNotWalkedOver) {
+  fill(*open_, 20'000);
+  fill_committed(1);
+  const auto plan = poll(snapshot());
+  EXPECT_LE(plan.buffers, 40) << plan.text;
+}
+
+TEST_P(PlansTest, TheExtentOfAWindowIsMeasuredAlongTheIndex) {
+  const auto cur = snapshot();
+  const auto plan = explain(postgres::extent_sql(schema_.name()), std::to_string(prev_.xmax - 1),
+                            std::numeric_limits<std::int64_t>::max(), std::to_string(cur.xmax), cur.text, kChunk);
+  EXPECT_LE(plan.most_rows, kChunk) << plan.text;
+  EXPECT_EQ(plan.text.find("Sort"), std::string::npos) << plan.text;
+}
+
+TEST_P(PlansTest, ALateTransactionIsReadByItsNumberAndNotFromItsFirstIdOn) {
+  open_->commit();
+  open_.reset();
+  const auto extent = explain(postgres::late_extent_sql(schema_.name()), in_flight(prev_), 0);
+  EXPECT_LE(extent.buffers, 30) << extent.text;
+  const auto rows = explain(postgres::late_rows_sql(schema_.name()), in_flight(prev_), 0, kBacklog, kMost, kBytes,
+                            std::optional<std::string>{});
+  EXPECT_LE(rows.most_rows, 10) << rows.text;
+  EXPECT_LE(rows.buffers, 40) << rows.text;
+}
+
+TEST_P(PlansTest, AnyPlaceInALargeWindowCostsTheSame) {
+  const auto cur = snapshot();
+  for (const std::int64_t place : {kBacklog / 2 + 10, kBacklog * 3 / 4, kBacklog - 100}) {
+    const auto plan = explain(postgres::range_rows_sql(schema_.name()), place, place + kChunk, prev_.text, cur.text, kMost,
+                              kBytes, std::optional<std::string>{});
+    EXPECT_LE(plan.most_rows, kMost) << plan.text;
+    EXPECT_LE(plan.buffers, 200) << plan.text;
+    EXPECT_EQ(plan.text.find("Sort"), std::string::npos) << plan.text;
+  }
+}
+
+TEST_P(PlansTest, EventsForOthersCostNoMoreThanAChunkAtATime) {
+  const auto cur = snapshot();
+  const auto plan = explain(postgres::range_rows_sql(schema_.name()), kBacklog / 2 + 10, kBacklog / 2 + 10 + kChunk, prev_.text,
+                            cur.text, kMost, kBytes, std::optional<std::string>{"{nothing}"});
+  EXPECT_LE(plan.most_rows, kChunk) << plan.text;
+}
+
+TEST_P(PlansTest, AHugeWindowIsReadInOrderWithABoundedBuffer) {
+  fill_committed(20'000);
+  open_->commit();
+  open_.reset();
+  postgres::WindowReader reader{schema_.name(), {"*"}, {.small_window = 500, .bytes = 2000, .chunk = kChunk}};
+  reader.seek({.prev = prev_.text});
+  std::int64_t rows = 0;
+  std::int64_t last = 0;
+  for (auto step = reader.step(connection_); step != postgres::WindowReader::Step::end; step = reader.step(connection_)) {
+    std::int64_t buffered = 0;
+    while (reader.buffered()) {
+      const auto taken = reader.take();
+      EXPECT_GT(taken.row.id, last);
+      last = taken.row.id;
+      ++buffered;
+    }
+    EXPECT_LE(buffered, 2000 / 8) << "eight bytes each";
+    rows += buffered;
+  }
+  EXPECT_EQ(rows, 10 + kBacklog / 2 + 20'000);
+}
+
+INSTANTIATE_TEST_SUITE_P(Statistics, PlansTest, testing::Values("never analyzed", "analyzed while empty", "analyzed"),
+                         [](const auto& statistics) {
+                           std::string name = statistics.param;
+                           for (char& c : name) {
+                             c = c == ' ' ? '_' : c;
+                           }
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace penstock

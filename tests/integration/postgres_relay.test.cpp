@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// A relay on a real outbox. The broker is the one in memory, or a publisher that the test holds in its hand.
+#include "penstock/relay.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "penstock/outbox.hpp"
+#include "penstock/testing/memory_broker.hpp"
+#include "support/postgres.hpp"
+
+namespace penstock {
+namespace {
+
+using namespace std::chrono_literals;
+using test::eventually;
+using test::postgres_url;
+using test::Schema;
+
+class RelayOnPostgres : public ::testing::Test {
+ protected:
+  Schema schema_{"relay"};
+  Outbox outbox_{postgres_url(), {.schema = schema_.name(), .source = "/shop", .lease = 1s}};
+  ::penstock::testing::MemoryBroker broker_{{.seed = 1}};
+  pqxx::connection connection_{postgres_url()};
+
+  void SetUp() override { broker_.declare("orders", 4); }
+
+  void append(int from, int to, int keys = 10) {
+    std::vector<Event> events;
+    for (int i = from; i < to; ++i) {
+      events.push_back({.id = std::to_string(i), .type = "t", .key = "k" + std::to_string(i % keys), .data = "{}"});
+    }
+    pqxx::work tx{connection_};
+    outbox_.append(tx, events);
+    tx.commit();
+  }
+  /// How many different events have arrived; checks that none of a key arrived before its predecessors.
+  std::size_t arrived(const std::vector<Event>& events, int keys = 10) {
+    std::map<std::string, int> next;
+    for (const Event& event : events) {
+      const int id = std::stoi(event.id);
+      const auto& [at, inserted] = next.try_emplace(event.key, id % keys);
+      EXPECT_LE(id, at->second) << "key " << event.key;
+      if (id == at->second) {
+        at->second += keys;
+      }
+    }
+    std::size_t count = 0;
+    for (const auto& [key, id] : next) {
+      count += static_cast<std::size_t>(id / keys);
+    }
+    return count;
+  }
+};
+
+TEST_F(RelayOnPostgres, CarriesCommittedEventsInTheOrderOfTheirKeys) {
+  append(0, 500);
+  Relay relay{outbox_, {{"*", broker_.channel("orders")}}};
+  std::jthread thread{[&](std::stop_token stop) { EXPECT_TRUE(relay.run(std::move(stop))); }};
+  for (int i = 500; i < 1000; i += 50) {
+    append(i, i + 50);
+    outbox_.signal();
+  }
+  ASSERT_TRUE(eventually([&] { return broker_.published("orders").size() == 1000; }));
+  EXPECT_EQ(arrived(broker_.published("orders")), 1000U);
+  thread.request_stop();
+  thread.join();
+  EXPECT_EQ(broker_.published("orders").size(), 1000U) << "nothing was sent twice";
+  schema_.exec("VACUUM " + schema_.table("outbox"));
+  EXPECT_EQ(schema_.value("SELECT pg_stat_get_dead_tuples('" + schema_.table("outbox") + "'::regclass)"), 0);
+}
+
+TEST_F(RelayOnPostgres, Rule13_AStreamThatNeverPausesIsPublishedWhileItFlows) {
+  Relay relay{outbox_, {{"*", broker_.channel("orders")}}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  int next = 0;
+  EXPECT_TRUE(eventually([&] {
+    append(next, next + 1);
+    ++next;
+    return broker_.published("orders").size() >= 50;
+  }));
+}
+
+TEST_F(RelayOnPostgres, Rule3_ARelayThatDiesIsReplacedAndNothingIsLost) {
+  append(0, 1000);
+  {
+    // Reads, is about to publish, and is never heard of again.
+    const auto dead = outbox_.cursor("memory:orders", {"*"});
+    ASSERT_TRUE(dead->acquire());
+    ASSERT_FALSE(dead->read(100).empty());
+  }
+  Relay relay{outbox_, {{"*", broker_.channel("orders")}}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  EXPECT_TRUE(eventually([&] { return broker_.published("orders").size() == 1000; }, 10s));
+  EXPECT_EQ(arrived(broker_.published("orders")), 1000U);
+}
+
+TEST_F(RelayOnPostgres, Rule3_ConnectionsThatAreCutLoseNothing) {
+  Relay relay{outbox_, {{"*", broker_.channel("orders")}}, {.batch = 20, .in_flight = 50}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  for (int round = 0; round < 5; ++round) {
+    append(round * 200, round * 200 + 200);
+    ASSERT_TRUE(eventually([&] { return arrived(broker_.published("orders")) > static_cast<std::size_t>(round) * 200; }));
+    schema_.exec(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'penstock'"
+        " AND pid <> pg_backend_pid() AND query LIKE '%" +
+        schema_.name() + "%'");
+  }
+  EXPECT_TRUE(eventually([&] { return arrived(broker_.published("orders")) == 1000; }));
+}
+
+TEST_F(RelayOnPostgres, TwoRelaysShareTheCursorsAndTakeOver) {
+  broker_.declare("archive", 1);
+  const std::vector<Route> routes{{"*", broker_.channel("orders")}, {"*", broker_.channel("archive")}};
+  const auto owned = [](const Relay& relay) {
+    int count = 0;
+    for (const auto& channel : relay.status().channels) {
+      count += channel.owner ? 1 : 0;
+    }
+    return count;
+  };
+  Relay first{outbox_, routes, {.idle_wait = 50ms}};
+  Relay second{outbox_, routes, {.idle_wait = 50ms}};
+  std::jthread second_thread;
+  {
+    std::jthread first_thread{[&](std::stop_token stop) { first.run(std::move(stop)); }};
+    ASSERT_TRUE(eventually([&] { return owned(first) == 2; }));
+    second_thread = std::jthread{[&](std::stop_token stop) { second.run(std::move(stop)); }};
+    append(0, 300);
+    ASSERT_TRUE(eventually([&] { return arrived(broker_.published("archive")) == 300; }));
+    EXPECT_EQ(owned(second), 0);
+  }
+  append(300, 600);
+  EXPECT_TRUE(eventually([&] { return arrived(broker_.published("orders")) == 600; }));
+  EXPECT_TRUE(eventually([&] { return arrived(broker_.published("archive")) == 600; }));
+  EXPECT_EQ(owned(second), 2);
+  EXPECT_EQ(broker_.published("archive").size(), 600U) << "a clean stop repeats nothing";
+}
+
+TEST_F(RelayOnPostgres, Rule6_AnEventTheBrokerNeverTakesBecomesADeadLetter) {
+  ::penstock::testing::MemoryBroker small{{.seed = 1, .largest_message = 100}};
+  small.declare("orders", 1);
+  pqxx::work tx{connection_};
+  outbox_.append(tx, std::vector<Event>{{.id = "1", .type = "t", .key = "k", .data = "small"},
+                                        {.id = "2", .type = "t", .key = "k", .data = std::string(200, 'x')},
+                                        {.id = "3", .type = "t", .key = "k", .data = "small"}});
+  tx.commit();
+  Relay relay{outbox_, {{"*", small.channel("orders")}}, {.retry = RetryPolicy::fixed(5ms)}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  ASSERT_TRUE(eventually([&] { return small.published("orders").size() == 2; }));
+  EXPECT_EQ(schema_.value<std::string>("SELECT side || ' ' || event_id || ' ' || octet_length(payload) FROM " +
+                                       schema_.table("dead_letters")),
+            "outbox 2 200");
+}
+
+class HeldPublisher final : public Publisher {
+ public:
+  std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds) override {
+    const std::lock_guard lock{mutex_};
+    held_.emplace_back(events.size(), std::promise<Outcomes>{});
+    return held_.back().second.get_future();
+  }
+  bool holds() {
+    const std::lock_guard lock{mutex_};
+    return !held_.empty();
+  }
+  void confirm() {
+    const std::lock_guard lock{mutex_};
+    for (auto& [count, promise] : held_) {
+      promise.set_value(Outcomes(count, Outcome{Outcome::Status::confirmed, {}}));
+    }
+    held_.clear();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::pair<std::size_t, std::promise<Outcomes>>> held_;
+};
+
+TEST_F(RelayOnPostgres, Rule8_NoTransactionOrLockIsHeldWhileTheBrokerIsWaitedFor) {
+  const auto publisher = std::make_shared<HeldPublisher>();
+  append(0, 10);
+  Relay relay{outbox_, {{"*", {"memory", "orders", publisher}}}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  ASSERT_TRUE(eventually([&] { return publisher->holds(); }));
+  // Nothing of the relay is ever older than one short statement: what is open now is closed a little later, and a lock on the
+  // whole table can be had.
+  const auto open = schema_.exec(
+      "SELECT pid, xact_start FROM pg_stat_activity WHERE application_name = 'penstock'"
+      " AND xact_start IS NOT NULL AND query LIKE '%" +
+      schema_.name() + "%'");
+  for (const auto& row : open) {
+    EXPECT_TRUE(eventually([&] {
+      return schema_.value("SELECT count(*) FROM pg_stat_activity WHERE pid = " + row[0].as<std::string>() +
+                           " AND xact_start = '" + row[1].as<std::string>() + "'") == 0;
+    }));
+  }
+  schema_.exec("SET lock_timeout = '10s'; LOCK TABLE " + schema_.table("outbox") + ", " + schema_.table("cursors") +
+               " IN ACCESS EXCLUSIVE MODE");
+  EXPECT_TRUE(publisher->holds());
+  publisher->confirm();
+  EXPECT_TRUE(eventually([&] { return relay.status().channels.at(0).published == 10; }));
+}
+
+}  // namespace
+}  // namespace penstock
