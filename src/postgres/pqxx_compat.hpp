@@ -31,6 +31,13 @@ pqxx::result run(pqxx::transaction_base& tx, const std::string& sql, const Args&
 #if PENSTOCK_PQXX_PARAMS
     return tx.exec(sql, pqxx::params{args...});
 #else
+#if PQXX_VERSION_MAJOR < 7
+    // libpqxx 6 sends the SAVEPOINT of a subtransaction before its first `exec`, but not before `exec_params`: what was done by
+    // parameterised statements alone would outlive the subtransaction's abort.
+    if (dynamic_cast<pqxx::subtransaction*>(&tx) != nullptr) {
+      tx.exec("SELECT");
+    }
+#endif
     return tx.exec_params(sql, args...);
 #endif
   }
