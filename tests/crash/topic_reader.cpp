@@ -39,7 +39,7 @@ int main(int argc, char** argv) {
   if (consumer == nullptr) return std::fprintf(stderr, "%s\n", error), 2;
   rd_kafka_poll_set_consumer(consumer);
 
-  const rd_kafka_metadata* metadata = nullptr;
+  const struct rd_kafka_metadata* metadata = nullptr;
   rd_kafka_topic_t* topic = rd_kafka_topic_new(consumer, argv[2], nullptr);
   if (rd_kafka_metadata(consumer, 0, topic, &metadata, 10'000) != RD_KAFKA_RESP_ERR_NO_ERROR)
     return std::fputs("no metadata\n", stderr), 2;
