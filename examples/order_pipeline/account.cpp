@@ -76,12 +76,11 @@ Account draw_up(const std::string& postgres, const Fed* fed) {
                                "NOT EXISTS (SELECT 1 FROM shop.notifications n WHERE n.order_id = o.id) OR "
                                "(SELECT count(*) FROM shop.topic_log t WHERE t.order_id = o.id) < 2)");
   const auto audit = tx.exec(
-      "SELECT count(*) FILTER (WHERE attempt > 0), count(*) FILTER (WHERE outcome = 'parked'), "
-      "count(*) FILTER (WHERE outcome = 'duplicate'), coalesce(max(id), 0) FROM penstock.audit");
+      "SELECT count(*) FILTER (WHERE attempt > 0), count(*) FILTER (WHERE outcome = 'parked'), coalesce(max(id), 0) FROM "
+      "penstock.audit");
   account.attempts = audit[0][0].as<std::int64_t>();
   account.retries = audit[0][1].as<std::int64_t>();
-  account.duplicates = audit[0][2].as<std::int64_t>();
-  account.progress = audit[0][3].as<std::int64_t>() + account.placed;
+  account.progress = audit[0][2].as<std::int64_t>() + account.placed;
   const auto latency = tx.exec(
       "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms), percentile_cont(0.99) WITHIN GROUP (ORDER BY ms) FROM "
       "(SELECT extract(epoch FROM settled_at - placed_at) * 1000 AS ms FROM shop.orders WHERE state = 'fulfilled') x");
@@ -149,7 +148,6 @@ void print(const Account& account, std::ostream& out) {
   row("settled, not announced yet", account.unannounced, "must be 0");
   row("attempts", account.attempts);
   row("attempts that were parked", account.retries);
-  row("duplicates absorbed", account.duplicates);
   out << std::fixed << std::setprecision(1);
   out << "  commit to fulfilled: p50 " << account.p50 << " ms, p99 " << account.p99 << " ms\n";
   out << (account.balances() ? "the account balances\n" : "THE ACCOUNT DOES NOT BALANCE\n");

@@ -25,7 +25,7 @@ struct Account {
   std::int64_t out_of_order =
       0;  ///< orders whose events stand on the topic, or were handled, in another order than they happened
   std::int64_t unannounced = 0;  ///< settled orders whose notification or topic entry is still missing
-  std::int64_t attempts = 0, retries = 0, duplicates = 0;
+  std::int64_t attempts = 0, retries = 0;
   double p50 = 0, p99 = 0;    ///< milliseconds from the order's commit to its fulfilment
   std::int64_t progress = 0;  ///< changes whenever anything has happened
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <string_view>
 
 #include "serve.hpp"
 #include "sql.hpp"
@@ -113,7 +114,8 @@ class Payment final : public Service {
             const auto order = body.at("order_id").get<std::string>();
             if (fate(order, options_.seed, "review") < options_.payment_reviews)
               return say(response, 422, "account under review, code 7");
-            if (fate(order, options_.seed, "decline") < options_.payment_declines) return say(response, 402, "card declined");
+            if (kind == std::string_view{"charge"} && fate(order, options_.seed, "decline") < options_.payment_declines)
+              return say(response, 402, "card declined");
             run(tx,
                 "INSERT INTO payment.ledger (idempotency_key, order_id, kind, amount) VALUES ($1, $2, $3, $4::numeric) "
                 "ON CONFLICT (idempotency_key) DO NOTHING",

@@ -56,7 +56,7 @@ Verdict settle(const Message& job, Context& ctx, const std::string& state, const
 
 /// Verdict of an answer that is not `ok`, when it has no meaning of its own.
 Verdict failed(const Answer& answer) {
-  return answer.kind == Answer::Kind::unprocessable ? Verdict::reject(answer.detail) : Verdict::retry(answer.detail);
+  return answer.kind == Answer::Kind::unavailable ? Verdict::retry(answer.detail) : Verdict::reject(answer.detail);
 }
 
 Verdict fulfil(const Providers& providers, const Message& job, Context& ctx) {

@@ -11,11 +11,12 @@ void create_tables(const std::string& url) {
   pqxx::connection connection{url};
   pqxx::work tx{connection};
   tx.exec("SELECT pg_advisory_xact_lock(5051927413)");
-  tx.exec("SET LOCAL client_min_messages = warning");
+  // Once they are there, nothing is to be locked: another role may be writing to them.
+  if (!tx.exec("SELECT to_regclass('stock.ledger')")[0][0].is_null()) return;
   // What the effects leave behind has no unique constraint on purpose: a double effect must be able to show.
   tx.exec(R"(
-    CREATE SCHEMA IF NOT EXISTS shop;
-    CREATE TABLE IF NOT EXISTS shop.orders (
+    CREATE SCHEMA shop;
+    CREATE TABLE shop.orders (
       id text PRIMARY KEY,
       reference text NOT NULL,
       idempotency_key text NOT NULL UNIQUE,
@@ -30,27 +31,27 @@ void create_tables(const std::string& url) {
       placed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
       settled_at timestamptz
     ) WITH (fillfactor = 70);
-    CREATE INDEX IF NOT EXISTS orders_open ON shop.orders (placed_at) WHERE settled_at IS NULL;
-    CREATE TABLE IF NOT EXISTS shop.fulfilments (
+    CREATE INDEX orders_open ON shop.orders (placed_at) WHERE settled_at IS NULL;
+    CREATE TABLE shop.fulfilments (
       id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
       order_id text NOT NULL, outcome text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
-    CREATE INDEX IF NOT EXISTS fulfilments_order ON shop.fulfilments (order_id);
-    CREATE TABLE IF NOT EXISTS shop.topic_log (
+    CREATE INDEX fulfilments_order ON shop.fulfilments (order_id);
+    CREATE TABLE shop.topic_log (
       id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
       order_id text NOT NULL, event_id text NOT NULL, type text NOT NULL, partition int NOT NULL, position bigint NOT NULL,
       at timestamptz NOT NULL DEFAULT clock_timestamp());
-    CREATE INDEX IF NOT EXISTS topic_log_order ON shop.topic_log (order_id);
-    CREATE TABLE IF NOT EXISTS shop.notifications (
+    CREATE INDEX topic_log_order ON shop.topic_log (order_id);
+    CREATE TABLE shop.notifications (
       id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
       order_id text NOT NULL, text text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
-    CREATE INDEX IF NOT EXISTS notifications_order ON shop.notifications (order_id);
-    CREATE SCHEMA IF NOT EXISTS payment;
-    CREATE TABLE IF NOT EXISTS payment.ledger (
+    CREATE INDEX notifications_order ON shop.notifications (order_id);
+    CREATE SCHEMA payment;
+    CREATE TABLE payment.ledger (
       id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
       idempotency_key text NOT NULL UNIQUE, order_id text NOT NULL, kind text NOT NULL, amount numeric(16,3) NOT NULL,
       at timestamptz NOT NULL DEFAULT clock_timestamp());
-    CREATE SCHEMA IF NOT EXISTS stock;
-    CREATE TABLE IF NOT EXISTS stock.ledger (
+    CREATE SCHEMA stock;
+    CREATE TABLE stock.ledger (
       id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
       idempotency_key text NOT NULL UNIQUE, order_id text NOT NULL, pieces bigint NOT NULL, released_at timestamptz,
       at timestamptz NOT NULL DEFAULT clock_timestamp());
