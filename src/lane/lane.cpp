@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "penstock/lane.hpp"
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "lane/backoff.hpp"
+#include "lane/connection.hpp"
+#include "lane/interrupt.hpp"
+#include "lane/publisher.hpp"
+#include "lane/settings.hpp"
+#include "lane/source.hpp"
+#include "lane/topology.hpp"
+#include "lane/url.hpp"
+#include "penstock/random.hpp"
+
+namespace penstock {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+lane::Settings checked(LaneOptions options) {
+  if (options.heartbeat.count() < 0 || options.heartbeat.count() > 65'535) {
+    throw std::invalid_argument{"LaneOptions::heartbeat is " + std::to_string(options.heartbeat.count()) +
+                                " s; give 1 to 65535, or 0 for none"};
+  }
+  if (options.window == 0) {
+    throw std::invalid_argument{"LaneOptions::window is 0, so nothing could be sent; give a number from 1"};
+  }
+  return {lane::parse_url(options.url), options.heartbeat, options.window, std::move(options.logger),
+          std::make_shared<lane::Topology>()};
+}
+
+std::string wanted(const QueueSpec& queue) {
+  std::string text = queue.kind == QueueSpec::Kind::quorum ? "a durable quorum queue" : "a durable classic queue";
+  if (queue.single_active_consumer) text += " with a single active consumer";
+  return text;
+}
+
+}  // namespace
+
+class Lane::Impl {
+ public:
+  explicit Impl(LaneOptions options) : settings{checked(std::move(options))} {}
+
+  const lane::Settings settings;
+  std::mutex mutex;
+  std::map<std::string, std::weak_ptr<Publisher>> publishers;
+};
+
+Lane::Lane(LaneOptions options) : impl_{std::make_shared<Impl>(std::move(options))} {}
+Lane::~Lane() = default;
+Lane::Lane(Lane&&) noexcept = default;
+Lane& Lane::operator=(Lane&&) noexcept = default;
+
+void Lane::declare(const QueueSpec& queue, std::chrono::milliseconds timeout) {
+  lane::check_queue_name(queue.name);
+  const lane::Settings& settings = impl_->settings;
+  const lane::SteadyTime deadline = Clock::now() + timeout;
+  lane::Interrupt interrupt;
+  lane::Backoff backoff;
+  while (true) {
+    bool logged_in = false;
+    try {
+      lane::Connection connection{settings.address, settings.heartbeat, "penstock declaring " + queue.name, deadline,
+                                  interrupt};
+      logged_in = true;
+      connection.open_channel(1);
+      lane::declare_queue(connection, 1, queue);
+      settings.topology->remember(queue);
+      connection.close(std::chrono::seconds{1});
+      return;
+    } catch (const lane::AmqpError& error) {
+      const std::string where = "queue '" + queue.name + "' at " + settings.address.shown() + ": ";
+      if (error.channel_only() && error.code() == 406) {
+        throw std::runtime_error{where + "wanted " + wanted(queue) + ", and it exists with other arguments: " + error.what() +
+                                 ". Give the QueueSpec the arguments it has, or drain and delete it"};
+      }
+      if (error.channel_only()) throw std::runtime_error{where + error.what()};
+      if (!logged_in && (error.code() == 403 || error.code() == 530)) {
+        throw std::runtime_error{where + error.what() + ". Check user, password and vhost of LaneOptions::url"};
+      }
+      const auto pause = backoff.next(Random::system());
+      if (Clock::now() + pause >= deadline) {
+        throw std::runtime_error{where + "not declared within " + std::to_string(timeout.count()) + " ms: " + error.what()};
+      }
+      std::this_thread::sleep_for(pause);
+    }
+  }
+}
+
+Channel Lane::channel(const std::string& queue) {
+  lane::check_queue_name(queue);
+  const std::lock_guard lock{impl_->mutex};
+  auto& known = impl_->publishers[queue];
+  auto publisher = known.lock();
+  if (!publisher) known = publisher = std::make_shared<lane::LanePublisher>(impl_->settings, queue);
+  return {"rabbitmq", queue, std::move(publisher)};
+}
+
+std::unique_ptr<Source> Lane::source(const std::string& queue, LaneSourceOptions options) {
+  return std::make_unique<lane::LaneSource>(impl_->settings, queue, options);
+}
+
+}  // namespace penstock

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lane/sender.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <stop_token>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "penstock/random.hpp"
+
+namespace penstock::lane {
+namespace {
+
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t most_waiting_bytes = std::size_t{64} << 20U;
+constexpr milliseconds connect_timeout{10'000};
+constexpr milliseconds close_timeout{1'000};
+
+std::size_t most_waiting(const Settings& settings) { return std::max<std::size_t>(10'000, 4 * settings.window); }
+
+}  // namespace
+
+Sender::Sender(Settings settings, std::string queue, std::string connection_name)
+    : settings_{std::move(settings)}, queue_{std::move(queue)}, name_{std::move(connection_name)} {
+  io_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
+  watch_ = std::jthread{[this](const std::stop_token& stop) { watch(stop); }};
+}
+
+Sender::~Sender() {
+  Finished finished;
+  {
+    std::unique_lock lock{mutex_};
+    waiting_.clear();
+    waiting_bytes_ = 0;
+    for (const auto& [deadline, batch] : std::exchange(deadlines_, {})) {
+      for (std::size_t i = 0; i < batch->states.size(); ++i) {
+        const bool sent = batch->states[i] == Batch::State::sent;
+        if (batch->settle(i, sent ? Outcome{Outcome::Status::unknown, "the publisher was closed before RabbitMQ confirmed"}
+                                  : Outcome{Outcome::Status::retryable, "the publisher was closed before it was sent"})) {
+          finished.add(batch);
+        }
+      }
+    }
+  }
+  finished.tell();
+  io_.request_stop();
+  watch_.request_stop();
+  if (!connected_.load()) interrupt_.cut();
+  interrupt_.wake();
+  {
+    std::unique_lock lock{mutex_};
+    if (!ended_.wait_for(lock, 2 * close_timeout, [this] { return io_ended_; })) interrupt_.cut();
+  }
+}
+
+void Sender::send(std::vector<Parcel> parcels, SteadyTime deadline, Done done) {
+  auto batch = std::make_shared<Batch>(parcels.size(), deadline, std::move(done));
+  Finished finished;
+  if (parcels.empty()) {
+    finished.add(batch);
+    finished.tell();
+    return;
+  }
+  {
+    std::unique_lock lock{mutex_};
+    const auto place = deadlines_.emplace(deadline, batch);
+    if (place == deadlines_.begin()) deadline_.notify_all();
+    const std::size_t most = most_waiting(settings_);
+    for (std::size_t i = 0; i < parcels.size(); ++i) {
+      if (!parcels[i].refused.empty()) {
+        finish(batch, i, {Outcome::Status::rejected, std::move(parcels[i].refused)}, finished);
+        continue;
+      }
+      const std::size_t size = parcels[i].body.size();
+      const auto fits = [&] {
+        return waiting_.empty() || (waiting_.size() < most && waiting_bytes_ + size <= most_waiting_bytes);
+      };
+      const auto over = [&] { return batch->open == 0; };
+      if (!fits()) {
+        interrupt_.wake();
+        space_.wait_until(lock, deadline, [&] { return fits() || over(); });
+      }
+      // At the deadline the other thread settles all that is left.
+      if (over() || Clock::now() >= deadline) break;
+      if (batch->states[i] == Batch::State::settled) continue;
+      waiting_bytes_ += size;
+      waiting_.push_back(Waiting{batch, i, std::move(parcels[i])});
+    }
+    work_.notify_all();
+  }
+  interrupt_.wake();
+  finished.tell();
+}
+
+void Sender::finish(const std::shared_ptr<Batch>& batch, std::size_t index, Outcome outcome, Finished& finished) {
+  if (!batch->settle(index, std::move(outcome))) return;
+  const auto [first, last] = deadlines_.equal_range(batch->deadline);
+  const auto own = std::find_if(first, last, [&](const auto& item) { return item.second == batch; });
+  if (own != last) deadlines_.erase(own);
+  finished.add(batch);
+}
+
+void Sender::fail_queued(const std::string& why, Finished& finished) {
+  auto failed = std::exchange(waiting_, {});
+  waiting_bytes_ = 0;
+  for (const Waiting& item : failed) finish(item.batch, item.index, {Outcome::Status::retryable, why}, finished);
+  space_.notify_all();
+}
+
+void Sender::watch(const std::stop_token& stop) {
+  std::unique_lock lock{mutex_};
+  while (!stop.stop_requested()) {
+    if (deadlines_.empty()) {
+      deadline_.wait(lock, stop, [this] { return !deadlines_.empty(); });
+      continue;
+    }
+    const SteadyTime first = deadlines_.begin()->first;
+    deadline_.wait_until(lock, stop, first, [&] { return deadlines_.empty() || deadlines_.begin()->first < first; });
+    Finished finished;
+    while (!deadlines_.empty() && deadlines_.begin()->first <= Clock::now()) {
+      const auto batch = deadlines_.begin()->second;
+      deadlines_.erase(deadlines_.begin());
+      expire(batch, finished);
+    }
+    lock.unlock();
+    finished.tell();
+    lock.lock();
+  }
+}
+
+void Sender::expire(const std::shared_ptr<Batch>& batch, Finished& finished) {
+  const std::string trouble = trouble_.empty() ? std::string{"RabbitMQ is slower than that"} : trouble_;
+  for (std::size_t i = 0; i < batch->states.size(); ++i) {
+    const bool sent = batch->states[i] == Batch::State::sent;
+    if (batch->settle(i, sent ? Outcome{Outcome::Status::unknown, "sent, but not confirmed in time: " + trouble}
+                              : Outcome{Outcome::Status::retryable, "could not be sent in time: " + trouble})) {
+      finished.add(batch);
+    }
+  }
+  std::erase_if(waiting_, [&](const Waiting& item) {
+    if (item.batch != batch) return false;
+    waiting_bytes_ -= item.parcel.body.size();
+    return true;
+  });
+  space_.notify_all();
+}
+
+void Sender::run(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    {
+      std::unique_lock lock{mutex_};
+      if (!work_.wait(lock, stop, [this] { return !waiting_.empty(); })) break;
+    }
+    try {
+      connect();
+      serve(stop);
+      connection_->close(close_timeout);
+    } catch (const AmqpError& error) {
+      connection_lost(error);
+    } catch (const std::exception& error) {  // no memory
+      connection_lost(AmqpError{0, false, error.what()});
+    }
+    connected_.store(false);
+    connection_.reset();
+    if (stop.stop_requested()) break;
+    std::unique_lock lock{mutex_};
+    work_.wait_for(lock, stop, backoff_.next(Random::system()), [] { return false; });
+  }
+  const std::lock_guard lock{mutex_};
+  io_ended_ = true;
+  ended_.notify_all();
+}
+
+void Sender::connect() {
+  channel_open_ = declare_channel_open_ = blocked_ = flow_stopped_ = false;
+  largest_.reset();
+  delays_declared_.clear();
+  returned_.reset();
+  connection_ =
+      std::make_unique<Connection>(settings_.address, settings_.heartbeat, name_, Clock::now() + connect_timeout, interrupt_);
+  if (const auto spec = settings_.topology->find(queue_)) {
+    try {
+      connection_->open_channel(declare_channel);
+      declare_channel_open_ = true;
+      declare_queue(*connection_, declare_channel, *spec);
+    } catch (const AmqpError& error) {
+      if (!error.channel_only()) throw;
+      declare_channel_open_ = false;
+      log(settings_.logger, LogLevel::error, name_ + ": " + error.what());
+    }
+  }
+  open_channel();
+  connected_.store(true);
+  log(settings_.logger, LogLevel::info, name_ + ": connected to " + settings_.address.shown());
+  const std::lock_guard lock{mutex_};
+  trouble_.clear();
+}
+
+void Sender::open_channel() {
+  connection_->open_channel(publish_channel);
+  amqp_confirm_select(connection_->state(), publish_channel);
+  connection_->check_rpc(publish_channel, "asking for publisher confirms");
+  channel_open_ = true;
+}
+
+void Sender::serve(const std::stop_token& stop) {
+  amqp_frame_t frame;
+  while (true) {
+    while (connection_->next(frame)) {
+      handle(frame);
+      connection_->release();
+    }
+    connection_->release();
+    if (stop.stop_requested()) return;
+    if (!channel_open_) open_channel();
+    if (publish_some()) continue;
+    bool stuck = false;
+    {
+      const std::lock_guard lock{mutex_};
+      stuck = !waiting_.empty() && room() > 0;
+    }
+    connection_->wait(stuck, Clock::now() + std::chrono::seconds{1});
+  }
+}
+
+void Sender::handle(const amqp_frame_t& frame) {
+  if (frame.frame_type != AMQP_FRAME_METHOD) {
+    if (frame.channel == publish_channel && returned_.expected()) handle_content(frame);
+    return;
+  }
+  const void* method = frame.payload.method.decoded;
+  switch (frame.payload.method.id) {
+    case AMQP_BASIC_ACK_METHOD: {
+      const auto* ack = static_cast<const amqp_basic_ack_t*>(method);
+      return settle(ack->delivery_tag, ack->multiple != 0, true);
+    }
+    case AMQP_BASIC_NACK_METHOD: {
+      const auto* nack = static_cast<const amqp_basic_nack_t*>(method);
+      return settle(nack->delivery_tag, nack->multiple != 0, false);
+    }
+    case AMQP_BASIC_RETURN_METHOD: {
+      const auto* back = static_cast<const amqp_basic_return_t*>(method);
+      return_reason_ = std::to_string(back->reply_code) + " " + text(back->reply_text);
+      return_key_ = text(back->routing_key);
+      return returned_.begin();
+    }
+    case AMQP_CHANNEL_CLOSE_METHOD: {
+      const auto* close = static_cast<const amqp_channel_close_t*>(method);
+      const std::uint16_t code = close->reply_code;
+      const std::string why = std::to_string(code) + " " + text(close->reply_text);
+      connection_->accept_channel_close(frame.channel);
+      if (frame.channel == publish_channel) return channel_closed(code, why);
+      declare_channel_open_ = false;
+      return;
+    }
+    case AMQP_CONNECTION_BLOCKED_METHOD: {
+      const auto* blocked = static_cast<const amqp_connection_blocked_t*>(method);
+      blocked_ = true;
+      const std::string why = "RabbitMQ takes no messages at the moment: " + text(blocked->reason);
+      log(settings_.logger, LogLevel::warn, name_ + ": " + why);
+      const std::lock_guard lock{mutex_};
+      trouble_ = why;
+      return;
+    }
+    case AMQP_CONNECTION_UNBLOCKED_METHOD: {
+      blocked_ = false;
+      log(settings_.logger, LogLevel::info, name_ + ": RabbitMQ takes messages again");
+      const std::lock_guard lock{mutex_};
+      trouble_.clear();
+      return;
+    }
+    case AMQP_CHANNEL_FLOW_METHOD: {
+      const auto* flow = static_cast<const amqp_channel_flow_t*>(method);
+      flow_stopped_ = flow->active == 0;
+      amqp_channel_flow_ok_t ok{flow->active};
+      return Connection::check(amqp_send_method(connection_->state(), frame.channel, AMQP_CHANNEL_FLOW_OK_METHOD, &ok),
+                               "answering channel.flow");
+    }
+    default: return;  // the answers to our own calls are read by these
+  }
+}
+
+void Sender::handle_content(const amqp_frame_t& frame) {
+  if (!returned_.take(frame)) return;
+  RawProperties properties{returned_.properties()};
+  const std::string_view id =
+      (properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG) != 0 ? view(properties->message_id) : std::string_view{};
+  // Returns come in publishing order and before the ack, so it is the oldest that looks like it; two that look the same are
+  // the same event for the same queue.
+  Sent* sent = confirms_.find([&](const Sent& item) {
+    return item.returned.empty() && item.routing_key == return_key_ && std::string_view{item.message_id} == id;
+  });
+  if (sent == nullptr) {
+    log(settings_.logger, LogLevel::warn, name_ + ": RabbitMQ returned a message that is not known here");
+    return;
+  }
+  sent->returned = "RabbitMQ returned it, " + return_reason_ + ": there is no queue '" + return_key_ +
+                   "'; declare it (Lane::declare) or correct the channel's name";
+}
+
+void Sender::settle(std::uint64_t tag, bool multiple, bool acked) {
+  Finished finished;
+  {
+    const std::lock_guard lock{mutex_};
+    confirms_.settle(tag, multiple, [&](Sent& sent) {
+      Outcome outcome{Outcome::Status::confirmed, {}};
+      if (!acked) {
+        outcome = {Outcome::Status::retryable, "RabbitMQ refused it (basic.nack): the queue could not store it"};
+      } else if (!sent.returned.empty()) {
+        outcome = {Outcome::Status::rejected, std::move(sent.returned)};
+      }
+      if (careful_ > 0) --careful_;
+      finish(sent.batch, sent.index, std::move(outcome), finished);
+    });
+  }
+  backoff_.reset();
+  finished.tell();
+}
+
+}  // namespace penstock::lane

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "lane/backoff.hpp"
+#include "lane/batch.hpp"
+#include "lane/confirms.hpp"
+#include "lane/connection.hpp"
+#include "lane/content.hpp"
+#include "lane/message.hpp"
+#include "lane/settings.hpp"
+
+namespace penstock::lane {
+
+/// Publishes parcels over a connection of its own, persistent, mandatory and confirmed, and tells each one's outcome at its
+/// deadline at the latest.
+///
+/// One thread owns the connection; another keeps the deadlines, so that a socket that blocks delays no outcome. It connects
+/// when there is something to send.
+///
+/// Thread safety: `send` from any thread. Lifetime: the destructor settles what is open (`unknown` when it was sent) and
+/// joins; it must not run inside a `Done`.
+class Sender {
+ public:
+  /// `queue` is declared at each connect when this Lane was asked to declare it.
+  Sender(Settings settings, std::string queue, std::string connection_name);
+  ~Sender();
+  Sender(const Sender&) = delete;
+  Sender& operator=(const Sender&) = delete;
+
+  /// Waits for room in the queue until the deadline at most. `done` is called once, from any thread.
+  void send(std::vector<Parcel> parcels, SteadyTime deadline, Done done);
+
+ private:
+  struct Waiting {
+    std::shared_ptr<Batch> batch;
+    std::size_t index = 0;
+    Parcel parcel;
+  };
+  struct Sent {
+    std::shared_ptr<Batch> batch;
+    std::size_t index = 0;
+    std::string routing_key;
+    std::string message_id;
+    std::size_t size = 0;
+    std::string returned{};  ///< why RabbitMQ gave it back; its ack then confirms nothing
+  };
+
+  static constexpr amqp_channel_t publish_channel = 1;
+  static constexpr amqp_channel_t declare_channel = 2;  // a refused declaration closes its channel, and that is this one
+
+  // the I/O thread
+  void run(const std::stop_token& stop);
+  void connect();
+  void serve(const std::stop_token& stop);
+  void handle(const amqp_frame_t& frame);
+  void handle_content(const amqp_frame_t& frame);
+  void settle(std::uint64_t tag, bool multiple, bool acked);
+  void channel_closed(std::uint16_t code, const std::string& why);
+  void connection_lost(const AmqpError& error);
+  void open_channel();
+  bool publish_some();
+  void publish(Waiting& waiting);
+  void prepare_delay(const DelayQueue& queue);
+  [[nodiscard]] std::size_t room() const noexcept;
+
+  // any thread
+  void finish(const std::shared_ptr<Batch>& batch, std::size_t index, Outcome outcome, Finished& finished);
+  void fail_queued(const std::string& why, Finished& finished);
+  void watch(const std::stop_token& stop);
+  void expire(const std::shared_ptr<Batch>& batch, Finished& finished);
+
+  const Settings settings_;
+  const std::string queue_;
+  const std::string name_;
+  Interrupt interrupt_;
+
+  std::mutex mutex_;
+  std::condition_variable_any work_;      ///< something is queued
+  std::condition_variable_any space_;     ///< the queue has room again
+  std::condition_variable_any deadline_;  ///< an earlier deadline came
+  std::condition_variable_any ended_;
+  std::deque<Waiting> waiting_;
+  std::size_t waiting_bytes_ = 0;
+  std::multimap<SteadyTime, std::shared_ptr<Batch>> deadlines_;
+  std::string trouble_;  ///< why nothing moves at the moment
+  bool io_ended_ = false;
+  std::atomic<bool> connected_{false};
+
+  // owned by the I/O thread
+  std::unique_ptr<Connection> connection_;
+  Confirms<Sent> confirms_;
+  Content returned_;
+  std::string return_reason_;
+  std::string return_key_;
+  bool channel_open_ = false;
+  bool declare_channel_open_ = false;
+  bool blocked_ = false;
+  bool flow_stopped_ = false;
+  std::size_t careful_ = 0;             ///< so many messages are sent one at a time, to see which one RabbitMQ takes offence at
+  std::optional<std::size_t> largest_;  ///< RabbitMQ's limit, once it told
+  std::map<std::string, SteadyTime> delays_declared_;
+  Backoff backoff_;
+
+  std::jthread io_;
+  std::jthread watch_;
+};
+
+}  // namespace penstock::lane

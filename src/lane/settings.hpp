@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "lane/topology.hpp"
+#include "lane/url.hpp"
+#include "penstock/logger.hpp"
+
+namespace penstock::lane {
+
+/// What everything made by one Lane shares.
+struct Settings {
+  Address address{};
+  std::chrono::seconds heartbeat{};
+  std::size_t window = 0;
+  std::shared_ptr<Logger> logger{};
+  std::shared_ptr<Topology> topology{};
+};
+
+inline void log(const std::shared_ptr<Logger>& logger, LogLevel level, const std::string& message) noexcept {
+  if (!logger) return;
+  try {
+    logger->log(level, message);
+  } catch (...) {  // a logger that fails is no reason to stop
+  }
+}
+
+}  // namespace penstock::lane

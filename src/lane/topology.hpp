@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "lane/connection.hpp"
+#include "lane/message.hpp"
+#include "penstock/lane.hpp"
+
+namespace penstock::lane {
+
+/// Throws std::invalid_argument for a name RabbitMQ would not take.
+void check_queue_name(std::string_view name);
+
+/// Declares the durable queue over an open channel. Throws AmqpError; the channel is closed then.
+void declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue);
+
+/// Declares the delay queue over an open channel, or tells RabbitMQ that it is still in use. Throws AmqpError as above.
+void declare_delay(Connection& connection, amqp_channel_t channel, const DelayQueue& queue);
+
+/// The delay that is really waited: `delay` rounded up to one of a few steps, so that queues do not multiply.
+std::chrono::milliseconds delay_step(std::chrono::milliseconds delay);
+
+/// How often a delay queue in use is declared anew. It expires by itself a day after the last time plus its own delay, and
+/// publishing alone does not count as use.
+inline constexpr std::chrono::hours delay_renewal{1};
+
+/// What this Lane was asked to declare, to be declared again after a reconnect. Thread safety: any thread.
+class Topology {
+ public:
+  void remember(const QueueSpec& queue);
+  [[nodiscard]] std::optional<QueueSpec> find(const std::string& name) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, QueueSpec> queues_;
+};
+
+}  // namespace penstock::lane
