@@ -222,12 +222,7 @@ void Sender::serve(const std::stop_token& stop) {
     if (stop.stop_requested()) return;
     if (!channel_open_) open_channel();
     if (publish_some()) continue;
-    bool stuck = false;
-    {
-      const std::lock_guard lock{mutex_};
-      stuck = !waiting_.empty() && room() > 0;
-    }
-    connection_->wait(stuck, Clock::now() + std::chrono::seconds{1});
+    connection_->wait(socket_full_, Clock::now() + std::chrono::seconds{1});
   }
 }
 

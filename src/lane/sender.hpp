@@ -111,6 +111,7 @@ class Sender {
   bool declare_channel_open_ = false;
   bool blocked_ = false;
   bool flow_stopped_ = false;
+  bool socket_full_ = false;
   std::size_t careful_ = 0;             ///< so many messages are sent one at a time, to see which one RabbitMQ takes offence at
   std::optional<std::size_t> largest_;  ///< RabbitMQ's limit, once it told
   std::map<std::string, SteadyTime> delays_declared_;

@@ -21,6 +21,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t burst = 128;
 constexpr std::size_t burst_bytes = std::size_t{256} << 10U;
+// RabbitMQ closes the channel over a message that is larger than its limit, which it does not tell before. So a large one is
+// sent when nothing else is unconfirmed, and then it takes no other message down.
+constexpr std::size_t bulky = std::size_t{4} << 20U;
 
 /// Reply codes that a message itself can bring about, so that sending it again would do the same.
 bool is_permanent(std::uint16_t code) {
@@ -79,19 +82,26 @@ std::size_t Sender::room() const noexcept {
 
 bool Sender::publish_some() {
   const std::size_t most = std::min(room(), burst);
+  socket_full_ = false;
+  if (most == 0) return false;
   // A send on a full socket would block this thread, and with it the heartbeats.
-  if (most == 0 || !connection_->writable()) return false;
+  socket_full_ = !connection_->writable();
+  if (socket_full_) return false;
   std::vector<Waiting> taken;
   {
     const std::lock_guard lock{mutex_};
     std::size_t size = 0;
     while (taken.size() < most && size < burst_bytes && !waiting_.empty()) {
       Waiting& next = waiting_.front();
+      const bool alone = next.parcel.body.size() >= bulky && !largest_;
+      if (alone && (!taken.empty() || !confirms_.empty())) break;
+      if (alone) careful_ = std::max<std::size_t>(careful_, 1);
       waiting_bytes_ -= next.parcel.body.size();
       size += next.parcel.body.size();
       next.batch->states[next.index] = Batch::State::sent;
       taken.push_back(std::move(next));
       waiting_.pop_front();
+      if (alone) break;
     }
     if (!taken.empty()) space_.notify_all();
   }
@@ -172,9 +182,10 @@ void Sender::channel_closed(std::uint16_t code, const std::string& why) {
   log(settings_.logger, LogLevel::warn, name_ + ": RabbitMQ closed the channel: " + why);
   channel_open_ = false;
   returned_.reset();
-  careful_ = std::max(careful_, confirms_.size());
+  const std::size_t unsettled = confirms_.size();
   const auto complaint = size_complaint(why);
   if (complaint) largest_ = complaint->limit;
+  careful_ = complaint ? 0 : std::max(careful_, unsettled);
 
   Finished finished;
   {
@@ -182,6 +193,7 @@ void Sender::channel_closed(std::uint16_t code, const std::string& why) {
     // RabbitMQ reads a channel in order and, once it closes it, nothing more: what follows the culprit is certainly not stored.
     const bool alone = confirms_.size() == 1 && is_permanent(code);
     bool culprit_seen = false;
+    bool all_clear = true;  // nothing failed but for good
     confirms_.clear([&](Sent& sent) {
       Outcome outcome{Outcome::Status::unknown, "the channel was closed before RabbitMQ confirmed: " + why};
       if (culprit_seen) {
@@ -193,10 +205,11 @@ void Sender::channel_closed(std::uint16_t code, const std::string& why) {
         outcome = {Outcome::Status::rejected, "RabbitMQ refused it: " + why};
       }
       if (!sent.returned.empty()) outcome = {Outcome::Status::rejected, std::move(sent.returned)};
+      all_clear = all_clear && outcome.status == Outcome::Status::rejected;
       finish(sent.batch, sent.index, std::move(outcome), finished);
     });
     // They were handed over after what just failed; whoever keeps order sends them again after it.
-    fail_queued("not sent, as the channel was closed under earlier messages: " + why, finished);
+    if (!all_clear) fail_queued("not sent, as the channel was closed under earlier messages: " + why, finished);
   }
   finished.tell();
 }

@@ -99,8 +99,9 @@ Message Subscription::read(Arrived arrived) const {
     RawProperties properties{arrived.properties};
     Received received = unpack(*properties, std::move(arrived.body), queue_);
     message.wire = std::move(received.wire);
-    // A classic queue does not count; it only says that there was an earlier delivery.
-    message.origin.deliveries = received.earlier + 1 + (arrived.redelivered && !received.counted ? 1 : 0);
+    // A classic queue does not count; of a redelivery it only says that it is one.
+    const bool known = received.counted || received.earlier > 0 || !arrived.redelivered;
+    message.origin.deliveries = known ? received.earlier + 1 : 0;
     message.origin.redelivered = arrived.redelivered || received.earlier > 0;
     message.event = decode(message.wire, Binding::amqp);
   } catch (const MalformedMessage& error) {

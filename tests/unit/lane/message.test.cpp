@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lane/message.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lane/amqp.hpp"
+#include "penstock/envelope.hpp"
+
+namespace penstock::lane {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+Event full_event() {
+  return {.id = "0193-1",
+          .source = "/shop",
+          .type = "shop.order.placed.v1",
+          .subject = "order/1",
+          .key = "customer-7",
+          .data = std::string{"\0bytes\xff", 7},
+          .content_type = "application/json",
+          .time = "2026-11-22T08:30:00.5Z",
+          .correlation_id = "story",
+          .causation_id = "cause",
+          .traceparent = "00-0af7651916cd43dd8448eb211c80319c-b9c7c989f97918e1-01",
+          .extensions = {{"tenant", "a"}, {"level", 3}},
+          .headers = {{"foreign", "1"}, {"foreign", "2"}, {"void", std::nullopt}}};
+}
+
+std::string encoded(const amqp_basic_properties_t& properties) {
+  std::string buffer(100'000, '\0');
+  const int size = amqp_encode_properties(AMQP_BASIC_CLASS, const_cast<amqp_basic_properties_t*>(&properties), bytes(buffer));
+  EXPECT_GT(size, 0);
+  buffer.resize(static_cast<std::size_t>(size));
+  return buffer;
+}
+
+Received sent_and_received(Parcel& parcel) {
+  const OutgoingProperties properties{parcel};
+  const std::string raw = encoded(*properties.get());
+  EXPECT_LE(raw.size(), properties.encoded_size()) << "the estimate is an upper bound";
+  RawProperties back{raw};
+  return unpack(*back, parcel.body, "jobs");
+}
+
+TEST(Message, AnEventComesBackAsItWas) {
+  const Event event = full_event();
+  Parcel parcel = pack(event, "jobs");
+  EXPECT_EQ(parcel.refused, "");
+  const Received received = sent_and_received(parcel);
+  EXPECT_EQ(decode(received.wire, Binding::amqp), event);
+  EXPECT_EQ(received.earlier, 0U);
+}
+
+TEST(Message, NullAndEmptyPayloadsAreTwoThings) {
+  Event event = full_event();
+  event.content_type.clear();
+  for (const std::optional<std::string>& data : {std::optional<std::string>{}, std::optional<std::string>{""}}) {
+    event.data = data;
+    Parcel parcel = pack(event, "jobs");
+    EXPECT_EQ(decode(sent_and_received(parcel).wire, Binding::amqp).data, data);
+  }
+}
+
+TEST(Message, SetsTheConventionalProperties) {
+  Parcel parcel = pack(full_event(), "jobs");
+  const OutgoingProperties outgoing{parcel};
+  const amqp_basic_properties_t& properties = *outgoing.get();
+  EXPECT_EQ(properties.delivery_mode, 2);
+  EXPECT_EQ(view(properties.content_type), "application/json");
+  EXPECT_EQ(view(properties.message_id), "0193-1");
+  EXPECT_EQ(view(properties.type), "shop.order.placed.v1");
+  EXPECT_EQ(view(properties.correlation_id), "story");
+  EXPECT_EQ(view(properties.app_id), "/shop");
+  EXPECT_EQ(properties.timestamp, 1'795'336'200U);
+  bool found = false;
+  for (int i = 0; i < properties.headers.num_entries; ++i) {
+    found |= view(properties.headers.entries[i].key) == "cloudEvents_id" &&
+             properties.headers.entries[i].value.kind == AMQP_FIELD_KIND_UTF8;
+  }
+  EXPECT_TRUE(found) << "attributes are long strings under cloudEvents_";
+}
+
+TEST(Message, LongIdsAreLeftOutOfShortProperties) {
+  Event event = full_event();
+  event.id = std::string(300, 'i');
+  Parcel parcel = pack(event, "jobs");
+  EXPECT_EQ(parcel.refused, "");
+  EXPECT_EQ(parcel.returned_id(), "");
+  EXPECT_EQ(decode(sent_and_received(parcel).wire, Binding::amqp).id, event.id);
+}
+
+TEST(Message, RefusesWhatAmqpCannotCarry) {
+  const auto refused = [](Header header) {
+    Event event = full_event();
+    event.headers = {std::move(header)};
+    return pack(event, "jobs").refused;
+  };
+  EXPECT_THAT(refused({std::string(256, 'n'), "x"}), HasSubstr("255"));
+  EXPECT_THAT(refused({"CC", "other-queue"}), HasSubstr("rename"));
+  EXPECT_THAT(refused({"BCC", "other-queue"}), HasSubstr("rename"));
+  EXPECT_THAT(refused({"x-penstock-deliveries", "7"}), HasSubstr("penstock"));
+  EXPECT_THAT(pack(Event{.type = "no.source"}, "jobs").refused, ::testing::Not(IsEmpty()));
+}
+
+TEST(Message, PropertiesWithoutAttributeTravelAsHeadersAndBack) {
+  Event event = full_event();
+  event.headers = {{"amqp-reply-to", "answers"}, {"amqp-priority", "7"}, {"amqp-content-encoding", "gzip"}};
+  Parcel parcel = pack(event, "jobs");
+  EXPECT_EQ(parcel.reply_to, "answers");
+  EXPECT_EQ(parcel.priority, 7);
+  EXPECT_EQ(parcel.content_encoding, "gzip");
+  EXPECT_THAT(decode(sent_and_received(parcel).wire, Binding::amqp).headers,
+              ::testing::UnorderedElementsAreArray(event.headers));
+}
+
+amqp_field_value_t value_of(std::uint8_t kind) {
+  amqp_field_value_t value{};
+  value.kind = kind;
+  return value;
+}
+
+TEST(FieldText, IsCanonical) {
+  auto value = value_of(AMQP_FIELD_KIND_BOOLEAN);
+  value.value.boolean = 1;
+  EXPECT_EQ(canonical_text(value), "true");
+  value = value_of(AMQP_FIELD_KIND_I8);
+  value.value.i8 = -7;
+  EXPECT_EQ(canonical_text(value), "-7");
+  value = value_of(AMQP_FIELD_KIND_U8);
+  value.value.u8 = 200;
+  EXPECT_EQ(canonical_text(value), "200");
+  value = value_of(AMQP_FIELD_KIND_I64);
+  value.value.i64 = INT64_MIN;
+  EXPECT_EQ(canonical_text(value), "-9223372036854775808");
+  value = value_of(AMQP_FIELD_KIND_F64);
+  value.value.f64 = 0.1;
+  EXPECT_EQ(canonical_text(value), "0.1");
+  value = value_of(AMQP_FIELD_KIND_DECIMAL);
+  value.value.decimal = {2, 5};
+  EXPECT_EQ(canonical_text(value), "0.05");
+  value.value.decimal = {0, 42};
+  EXPECT_EQ(canonical_text(value), "42");
+  value.value.decimal = {1, 1234};
+  EXPECT_EQ(canonical_text(value), "123.4");
+  value = value_of(AMQP_FIELD_KIND_TIMESTAMP);
+  value.value.u64 = 1'795'336'200;
+  EXPECT_EQ(canonical_text(value), "2026-11-22T08:30:00Z");
+  value.value.u64 = 0;
+  EXPECT_EQ(canonical_text(value), "1970-01-01T00:00:00Z");
+  value.value.u64 = UINT64_MAX;
+  EXPECT_EQ(canonical_text(value), "18446744073709551615");
+  EXPECT_EQ(canonical_text(value_of(AMQP_FIELD_KIND_VOID)), std::nullopt);
+  value = value_of(AMQP_FIELD_KIND_BYTES);
+  value.value.bytes = bytes("raw");
+  EXPECT_EQ(canonical_text(value), "raw");
+}
+
+TEST(FieldText, TablesAndArraysBecomeJson) {
+  std::vector<amqp_field_value_t> items{value_of(AMQP_FIELD_KIND_I32), value_of(AMQP_FIELD_KIND_UTF8),
+                                        value_of(AMQP_FIELD_KIND_VOID)};
+  items[0].value.i32 = 5;
+  items[1].value.bytes = bytes("a\"b\n");
+  std::vector<amqp_table_entry_t> entries{entry("k", true), entry("list", std::int64_t{0})};
+  entries[1].value.kind = AMQP_FIELD_KIND_ARRAY;
+  entries[1].value.value.array = {static_cast<int>(items.size()), items.data()};
+  auto table = value_of(AMQP_FIELD_KIND_TABLE);
+  table.value.table = {static_cast<int>(entries.size()), entries.data()};
+  EXPECT_EQ(canonical_text(table), R"({"k":true,"list":[5,"a\"b\u000a",null]})");
+}
+
+// What a stranger sent, typed headers and all, goes through a delay unchanged; only RabbitMQ's and our traces come off.
+TEST(Repack, KeepsTypesAndTakesOffTheTracesOfDelays) {
+  std::vector<amqp_table_entry_t> ours{entry("queue", std::string_view{"jobs.retry.500"}), entry("count", std::int64_t{1})};
+  std::vector<amqp_table_entry_t> theirs{entry("queue", std::string_view{"other"}), entry("count", std::int64_t{2})};
+  std::vector<amqp_field_value_t> deaths{value_of(AMQP_FIELD_KIND_TABLE), value_of(AMQP_FIELD_KIND_TABLE)};
+  deaths[0].value.table = {2, ours.data()};
+  deaths[1].value.table = {2, theirs.data()};
+  std::vector<amqp_table_entry_t> headers{entry("number", std::int64_t{42}),
+                                          entry("x-death", std::int64_t{0}),
+                                          entry("x-first-death-queue", std::string_view{"jobs.retry.500"}),
+                                          entry("x-first-death-reason", std::string_view{"expired"}),
+                                          entry("x-delivery-count", std::int64_t{1}),
+                                          entry(deliveries_header, std::int64_t{3}),
+                                          entry(null_header, true),
+                                          entry("CC", std::string_view{"elsewhere"})};
+  headers[1].value.kind = AMQP_FIELD_KIND_ARRAY;
+  headers[1].value.value.array = {2, deaths.data()};
+  amqp_basic_properties_t properties{};
+  properties._flags =
+      AMQP_BASIC_HEADERS_FLAG | AMQP_BASIC_EXPIRATION_FLAG | AMQP_BASIC_USER_ID_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG;
+  properties.headers = {static_cast<int>(headers.size()), headers.data()};
+  properties.expiration = bytes("10");
+  properties.user_id = bytes("stranger");
+  properties.message_id = bytes("m-1");
+  const std::string raw = encoded(properties);
+
+  const Received received = [&] {
+    RawProperties decoded{raw};
+    return unpack(*decoded, "", "jobs");
+  }();
+  EXPECT_EQ(received.earlier, 4U);
+  EXPECT_TRUE(received.counted);
+  EXPECT_EQ(received.wire.payload, std::nullopt);
+  EXPECT_THAT(received.wire.headers, ::testing::UnorderedElementsAre(Header{"number", "42"}, Header{"CC", "elsewhere"},
+                                                                     Header{"x-death", R"([{"queue":"other","count":2}])"}));
+
+  Parcel parcel = repack(raw, "", "jobs", DelayQueue{"jobs", 500ms}, 5, "guest");
+  EXPECT_EQ(parcel.routing_key, "jobs.retry.500");
+  EXPECT_EQ(parcel.returned_id(), "m-1");
+  const OutgoingProperties outgoing{parcel};
+  RawProperties again{encoded(*outgoing.get())};
+  EXPECT_EQ(again->_flags & (AMQP_BASIC_EXPIRATION_FLAG | AMQP_BASIC_USER_ID_FLAG), 0U);
+  EXPECT_EQ(again->delivery_mode, 2);
+  ASSERT_EQ(again->headers.num_entries, 4);
+  EXPECT_EQ(view(again->headers.entries[0].key), "number");
+  EXPECT_EQ(again->headers.entries[0].value.kind, AMQP_FIELD_KIND_I64);
+  const Received twice = unpack(*again, "", "jobs");
+  EXPECT_EQ(twice.earlier, 5U);
+  EXPECT_EQ(twice.wire.payload, std::nullopt);
+  EXPECT_THAT(twice.wire.headers,
+              ::testing::UnorderedElementsAre(Header{"number", "42"}, Header{"x-death", R"([{"queue":"other","count":2}])"}));
+}
+
+TEST(Repack, WithoutHeadersOrDelayToo) {
+  amqp_basic_properties_t properties{};
+  Parcel parcel = repack(encoded(properties), "body", "jobs", std::nullopt, 1, "guest");
+  EXPECT_EQ(parcel.routing_key, "jobs");
+  const OutgoingProperties outgoing{parcel};
+  RawProperties again{encoded(*outgoing.get())};
+  EXPECT_EQ(unpack(*again, "body", "jobs").earlier, 1U);
+}
+
+}  // namespace
+}  // namespace penstock::lane
