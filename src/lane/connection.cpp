@@ -173,8 +173,7 @@ void Connection::login(const Address& address, std::chrono::seconds heartbeat, c
   if (reply.reply_type != AMQP_RESPONSE_NORMAL) raise("login", reply);
   beat_ = std::chrono::seconds{amqp_get_heartbeat(state_)};
 
-  timeout = to_timeval(milliseconds{10'000});
-  check(amqp_set_rpc_timeout(state_, &timeout), "login");
+  limit_calls(milliseconds{10'000});
 }
 
 void Connection::open_channel(amqp_channel_t channel) {
@@ -185,6 +184,11 @@ void Connection::open_channel(amqp_channel_t channel) {
 void Connection::accept_channel_close(amqp_channel_t channel) {
   amqp_channel_close_ok_t ok{};
   check(amqp_send_method(state_, channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok), "answering channel.close");
+}
+
+void Connection::limit_calls(milliseconds timeout) {
+  const timeval limit = to_timeval(timeout);
+  check(amqp_set_rpc_timeout(state_, &limit), "setting a timeout");
 }
 
 void Connection::close(milliseconds timeout) noexcept {

@@ -43,6 +43,8 @@ class Connection {
   void open_channel(amqp_channel_t channel);
   /// Answers RabbitMQ's channel.close, so that the number can be opened again.
   void accept_channel_close(amqp_channel_t channel);
+  /// How long a call may take that waits for an answer; 10 s before. One that takes longer ends the connection.
+  void limit_calls(std::chrono::milliseconds timeout);
   /// The close handshake, within `timeout`. Does not throw.
   void close(std::chrono::milliseconds timeout) noexcept;
 

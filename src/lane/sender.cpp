@@ -85,6 +85,7 @@ void Sender::send(std::vector<Parcel> parcels, SteadyTime deadline, Done done) {
       };
       const auto over = [&] { return batch->open == 0; };
       if (!fits()) {
+        work_.notify_all();  // of what there is already, or nobody would make room
         interrupt_.wake();
         space_.wait_until(lock, deadline, [&] { return fits() || over(); });
       }

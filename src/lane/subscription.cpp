@@ -206,13 +206,7 @@ void Subscription::run(const std::stop_token& stop) {
     try {
       connect();
       serve(stop);
-      SteadyTime by;
-      {
-        const std::lock_guard lock{desk_->mutex};
-        by = close_by_;
-      }
-      const auto left = std::chrono::duration_cast<milliseconds>(by - Clock::now());
-      if (left > milliseconds{0}) connection_->close(left);
+      finish();
     } catch (const std::exception& error) {
       if (!desk_->interrupt.is_cut()) {
         log(settings_.logger, LogLevel::warn, name_ + ": " + settings_.address.shown() + ": " + error.what());
@@ -233,7 +227,6 @@ void Subscription::run(const std::stop_token& stop) {
 
 void Subscription::connect() {
   content_.reset();
-  cancel_sent_ = false;
   connection_ = std::make_unique<Connection>(settings_.address, settings_.heartbeat, name_, Clock::now() + connect_timeout,
                                              desk_->interrupt);
   connection_->open_channel(consume_channel);
@@ -280,6 +273,29 @@ void Subscription::serve(const std::stop_token& stop) {
     if (stopping) return;
     connection_->wait(false, next_due());
   }
+}
+
+/// Closes so that what was acknowledged stays so. A quorum queue's client inside RabbitMQ holds acknowledgements back while 32
+/// of them are not applied, and forgets them when the channel ends. The answer to basic.cancel comes when all before it is
+/// applied; the ones held back go out when that is known to the channel, which is before it answers the calls after.
+void Subscription::finish() {
+  SteadyTime by;
+  {
+    const std::lock_guard lock{desk_->mutex};
+    by = close_by_;
+  }
+  const auto left = [by] { return std::chrono::duration_cast<milliseconds>(by - Clock::now()); };
+  if (left() <= milliseconds{0}) return;
+  connection_->limit_calls(left());
+  amqp_basic_cancel(connection_->state(), consume_channel, bytes(tag_));
+  connection_->check_rpc(consume_channel, "cancelling the consumer");
+  for (int i = 0; i < 2; ++i) {
+    connection_->limit_calls(left());
+    constexpr amqp_boolean_t passive = 1;
+    amqp_queue_declare(connection_->state(), consume_channel, bytes(queue_), passive, 1, 0, 0, amqp_empty_table);
+    connection_->check_rpc(consume_channel, "looking at the queue");
+  }
+  connection_->close(left());
 }
 
 void Subscription::handle(const amqp_frame_t& frame) {
@@ -329,7 +345,6 @@ void Subscription::deliver() {
 
 void Subscription::send_settlements() {
   std::vector<Settlement> due;
-  bool cancel = false;
   {
     const std::lock_guard lock{desk_->mutex};
     due.swap(desk_->settlements);
@@ -337,20 +352,12 @@ void Subscription::send_settlements() {
       due.push_back(desk_->later.begin()->second);
       desk_->later.erase(desk_->later.begin());
     }
-    cancel = desk_->closing && !cancel_sent_;
   }
   for (const Settlement& settlement : due) {
     // One by one: `multiple` would take running ones along.
     const int status = settlement.requeue ? amqp_basic_nack(connection_->state(), consume_channel, settlement.tag, 0, 1)
                                           : amqp_basic_ack(connection_->state(), consume_channel, settlement.tag, 0);
     Connection::check(status, "settling");
-  }
-  if (cancel) {
-    cancel_sent_ = true;
-    amqp_basic_cancel_t method{};
-    method.consumer_tag = bytes(tag_);
-    method.nowait = 1;
-    Connection::check(amqp_send_method(connection_->state(), consume_channel, AMQP_BASIC_CANCEL_METHOD, &method), "cancelling");
   }
 }
 

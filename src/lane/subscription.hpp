@@ -88,6 +88,7 @@ class Subscription {
   void handle(const amqp_frame_t& frame);
   void deliver();
   void send_settlements();
+  void finish();
   SteadyTime next_due();
   Message read(Arrived arrived) const;
   void send_copy(std::uint64_t generation, Held held, const Message& message, std::chrono::milliseconds delay);
@@ -104,7 +105,6 @@ class Subscription {
   Content content_;
   std::uint64_t delivery_tag_ = 0;
   bool redelivered_ = false;
-  bool cancel_sent_ = false;
   Backoff backoff_;
   std::chrono::steady_clock::time_point close_by_{};  ///< set before the stop is asked for
 
