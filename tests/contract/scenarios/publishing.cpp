@@ -157,7 +157,8 @@ TEST_P(Contract, TooLargeIsRejectedAndItsNeighboursAreConfirmed) {
 
 TEST_P(Contract, UnknownChannelIsRejectedAndDoesNotHang) {
   const std::vector<Event> sent{event("key", 1), event("key", 2)};
-  auto call = publisher(fresh("nowhere"))->submit(sent, timeout);
+  const auto to = publisher(fresh("nowhere"));
+  auto call = to->submit(sent, timeout);
   ASSERT_EQ(call.wait_for(timeout + patience), std::future_status::ready);
   for (const Outcome& outcome : call.get()) {
     EXPECT_EQ(outcome.status, Status::rejected) << outcome.error;
