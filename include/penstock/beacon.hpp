@@ -21,17 +21,18 @@ struct BeaconOptions {
 };
 
 struct StreamSpec {
-  std::string name{};                                                   ///< stream and channel; [A-Za-z0-9_-]
+  std::string name{};  ///< channel, stream and subject; [A-Za-z0-9_.-], where JetStream's own name has "=2E" for a dot
   std::vector<std::string> subjects{};                                  ///< default: the name alone
   std::chrono::nanoseconds max_age{0};                                  ///< 0: kept until other limits
-  std::int64_t max_bytes = -1;                                          ///< -1: no limit
+  std::int64_t max_bytes = -1;                                          ///< -1: no limit; beyond it the oldest are dropped
   std::chrono::nanoseconds duplicate_window = std::chrono::minutes{2};  ///< how long JetStream remembers ids
   int replicas = 1;
 };
 
 struct BeaconSourceOptions {
-  int max_ack_pending = 200;                   ///< most messages delivered and not settled, over the whole group
-  std::chrono::milliseconds ack_wait{30'000};  ///< redelivered when neither settled nor touched for so long
+  int max_ack_pending = 200;  ///< most messages delivered and not settled, over the whole group
+  /// Redelivered when neither settled nor touched for so long. A Consumer touches by itself; leave it 15 s or more.
+  std::chrono::milliseconds ack_wait{30'000};
 };
 
 /// NATS JetStream: light notifications, stored and acknowledged.

@@ -64,18 +64,21 @@ bool Ledger::settle_locked(Batch& batch, std::size_t index, Outcome outcome) {
 
 void Ledger::settle(std::uint64_t token, Outcome outcome) {
   std::shared_ptr<Batch> complete;
-  bool somebody_waits = false;
+  bool room = false;
   {
     const std::lock_guard lock{mutex_};
-    somebody_waits = waiting_ > 0;
     const auto found = find(token);
     if (found == batches_.end()) return;  // answered after its outcome was decided
-    if (settle_locked(*found->second, token - found->first, std::move(outcome))) {
+    auto& batch = *found->second;
+    const bool last = settle_locked(batch, token - found->first, std::move(outcome));
+    // A quarter of the window at a time: waking a sender for each place would cost more than the place is worth.
+    room = waiting_ > 0 && batch.window->in_flight <= batch.window->limit - (batch.window->limit + 3) / 4;
+    if (last) {
       complete = found->second;
       batches_.erase(found);
     }
   }
-  if (somebody_waits) room_.notify_all();
+  if (room) room_.notify_all();
   if (complete) complete->promise.set_value(std::move(complete->outcomes));
 }
 

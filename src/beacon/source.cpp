@@ -30,6 +30,8 @@ constexpr milliseconds kApiWait{2'000};
 /// A pull outlives short polls, so that idling does not cost a request for each.
 constexpr milliseconds kShortestPull{1'000};
 constexpr milliseconds kPullGrace{500};
+/// A pull that ends at once is not followed by another at once.
+constexpr milliseconds kPullPause{10};
 constexpr std::size_t kLargestPull = 10'000;
 /// Even a poll that does not want to wait gives the answer to its pull time to come.
 constexpr milliseconds kShortestPoll{5};
@@ -136,6 +138,7 @@ class PullSource final : public Source {
 
   std::size_t credit_ = 0;  ///< messages the current pull may still bring
   Instant pull_ends_{};
+  Instant next_pull_{};
   std::uint64_t pulls_ = 0;
   std::deque<Held> held_;  ///< received, not handed out yet
 };
@@ -213,6 +216,7 @@ void PullSource::pull(std::size_t count, milliseconds wait) {
     return;
   }
   credit_ = batch;
+  next_pull_ = SteadyClock::now() + kPullPause;
   pull_ends_ = SteadyClock::now() + expires + kPullGrace;
 }
 
@@ -243,6 +247,7 @@ bool PullSource::receive(milliseconds wait) {
     if (reply != nullptr && delivery_of(reply)) {
       held_.push_back({std::move(message), SteadyClock::now()});
       if (credit_ > 0) --credit_;
+      next_pull_ = {};
       any = true;
       rest = milliseconds{0};
     } else {
@@ -321,8 +326,15 @@ std::vector<Message> PullSource::poll(std::size_t max, milliseconds wait) {
       continue;
     }
     if (credit_ > 0 && now >= pull_ends_) credit_ = 0;
-    if (credit_ == 0 && held_.size() < max) pull(max - held_.size(), wait);
-    receive(held_.empty() ? rest() : milliseconds{0});
+    auto patience = rest();
+    if (credit_ == 0 && held_.size() < max) {
+      if (now >= next_pull_) {
+        pull(max - held_.size(), wait);
+      } else {
+        patience = std::min(patience, std::chrono::ceil<milliseconds>(next_pull_ - now));
+      }
+    }
+    receive(held_.empty() ? patience : milliseconds{0});
     while (!held_.empty() && result.size() < max) {
       result.push_back(deliver(held_.front().message.get()));
       held_.pop_front();
