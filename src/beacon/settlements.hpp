@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -27,7 +27,7 @@ class Settlements {
   void say(const std::string& subject, const std::string& words);
   /// The connection to send on from now on, or none.
   void use(std::shared_ptr<Connection> connection);
-  /// Asks for the redelivery of everything that is not settled.
+  /// Asks for the redelivery of everything that is not settled; it comes again in the order asked for, the old one.
   void give_back();
   /// Forgets everything.
   void end();
@@ -44,7 +44,7 @@ class Settlements {
   std::mutex mutex_;
   std::shared_ptr<Connection> connection_;
   std::uint64_t last_ = 0;
-  std::unordered_map<std::uint64_t, Open> open_;
+  std::map<std::uint64_t, Open> open_;  // in the order of delivery
   std::vector<std::pair<std::string, std::string>> unsent_;
 };
 

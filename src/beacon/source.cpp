@@ -352,8 +352,8 @@ void PullSource::finish(milliseconds timeout) {
     receive(milliseconds{0});
     // No interest, no more deliveries; what is under way all the same waits for its ack_wait.
     inbox_.reset();
-    for (const auto& each : held_) settlements_.say(natsMsg_GetReply(each.message.get()), "-NAK");
     settlements_.give_back();
+    for (const auto& each : held_) settlements_.say(natsMsg_GetReply(each.message.get()), "-NAK");
     const auto rest = std::chrono::floor<milliseconds>(deadline - SteadyClock::now());
     if (rest > milliseconds{0}) natsConnection_FlushTimeout(connection_->get(), rest.count());
   }

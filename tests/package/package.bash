@@ -9,6 +9,7 @@
 set -euo pipefail
 : "${SOURCE:?}" "${BUILD:?}" "${CMAKE:?}" "${GENERATOR:?}" "${CC:?}" "${CXX:?}" "${COMPONENTS:?}"
 here=$SOURCE/tests/package
+read -ra all <<<"$COMPONENTS"
 flags='-O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror'
 
 die() { printf 'package: %s\n' "$*" >&2; exit 1; }
@@ -59,8 +60,7 @@ needed() {
 install() {
   local kind=$1 dir=$BUILD/$1 component file
   rm -rf "$dir/prefix"
-  mapfile -t switches < <(chosen "$COMPONENTS")
-  # shellcheck disable=SC2086
+  mapfile -t switches < <(chosen "${all[@]}")
   configure "$SOURCE" "$dir/build" "${switches[@]}" -DBUILD_SHARED_LIBS="$(shared "$kind")" -DCMAKE_INSTALL_LIBDIR=lib \
     -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DPENSTOCK_BUILD_TESTS=OFF -DPENSTOCK_BUILD_EXAMPLES=OFF -DCMAKE_INSTALL_PREFIX="$dir/prefix"
   build "$dir/build"
@@ -69,13 +69,13 @@ install() {
   ! grep -rnE '#include *[<"](nats|librdkafka|amqp|rabbitmq-c|pqxx|libpq|nlohmann|spdlog)' "$dir/prefix/include" ||
     die 'an installed header includes a client library'
   if [[ $kind == shared ]]; then
-    for component in $COMPONENTS; do
+    for component in "${all[@]}"; do
       file=$dir/prefix/lib/libpenstock-$component.so
       [[ -e $file ]] || die "$file was not installed"
       needed "$file" "$component"
     done
   else
-    for component in $COMPONENTS; do
+    for component in "${all[@]}"; do
       [[ -e $dir/prefix/lib/libpenstock-$component.a ]] || die "libpenstock-$component.a was not installed"
     done
   fi
@@ -91,8 +91,7 @@ project() {
   case $name in
     core) links "$dir/user" ;;
     beacon) links "$dir/user" beacon ;;
-    # shellcheck disable=SC2086
-    everything) links "$dir/user" $COMPONENTS ;;
+    everything) links "$dir/user" "${all[@]}" ;;
   esac
 }
 
