@@ -69,7 +69,7 @@ class WithoutDatastore final : public Processor {
     }
     if (handled.verdict.kind() == Verdict::Kind::reject) {
       entry.history.push_back(handled.attempt);
-      return give_up(entry, handled.verdict.reason());
+      return give_up(entry, handled.attempt.error);
     }
     if (stop.stop_requested()) {
       return {.kind = Fate::Kind::dropped};

@@ -53,8 +53,8 @@ class ExactlyOnce final : public Processor {
           return std::nullopt;
         }
         if (!due->message.defect.empty()) {
-          bury(due->message, Attempt{.number = due->attempt, .error = due->message.defect, .host = shared_.host},
-               due->message.defect);
+          const std::string defect = cleaned(due->message.defect);
+          bury(due->message, Attempt{.number = due->attempt, .error = defect, .host = shared_.host}, defect);
           return Fate{};
         }
         return handle(due->message, due->attempt, stop);
@@ -74,10 +74,10 @@ class ExactlyOnce final : public Processor {
   Fate once(Entry& entry, const std::stop_token& stop) {
     const Message& message = entry.message;
     if (!message.defect.empty()) {
-      return malformed(message);
+      return malformed(with_defect(message, message.defect));
     }
-    if (std::string defect = identity_defect(message.event); !defect.empty()) {
-      return malformed(with_defect(message, std::move(defect)));
+    if (const std::string defect = identity_defect(message.event); !defect.empty()) {
+      return malformed(with_defect(message, defect));
     }
     if (entry.in_doubt) {
       if (session_->settled(message)) {
@@ -131,11 +131,11 @@ class ExactlyOnce final : public Processor {
       } catch (const std::exception& error) {
         // A deferred constraint, or a handler that went on in a transaction whose statement had failed.
         handled.verdict = Verdict::retry(error.what());
-        attempt.error = error.what();
+        attempt.error = cleaned(error.what());
       }
     }
     if (handled.verdict.kind() == Verdict::Kind::reject) {
-      bury(message, attempt, handled.verdict.reason());
+      bury(message, attempt, attempt.error);
       return {};
     }
     if (stop.stop_requested()) {
@@ -173,8 +173,8 @@ class ExactlyOnce final : public Processor {
     return {};
   }
 
-  static Message with_defect(Message message, std::string defect) {
-    message.defect = std::move(defect);
+  static Message with_defect(Message message, const std::string& defect) {
+    message.defect = cleaned(defect);
     return message;
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/consumer_processor.hpp"
 
+#include <array>
 #include <utility>
 
 #include "core/text.hpp"
@@ -76,11 +77,13 @@ Handled run_handler(const Shared& shared, const Message& message, Context& conte
   }
   Attempt attempt;
   attempt.number = context.attempt();
-  attempt.error = verdict.reason();
+  attempt.error = cleaned(verdict.reason());
   attempt.duration = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
   attempt.host = shared.host;
   return {std::move(verdict), std::move(attempt)};
 }
+
+std::string cleaned(std::string_view error) { return text::clean(error, 4'000); }
 
 void acknowledge(const Shared& shared, const Message& message) {
   try {
@@ -105,8 +108,13 @@ std::string name_of(const Message& message) {
 std::string identity_defect(const Event& event) {
   // An entry of a Postgres B-tree takes 2,704 bytes; source and id share one, as group and key do.
   constexpr std::size_t longest = 2'000;
-  const std::pair<const char*, const std::string*> texts[] = {
-      {"id", &event.id}, {"source", &event.source}, {"type", &event.type}, {"partitionkey", &event.key}};
+  const std::array<std::pair<const char*, const std::string*>, 7> texts{{{"id", &event.id},
+                                                                         {"source", &event.source},
+                                                                         {"type", &event.type},
+                                                                         {"partitionkey", &event.key},
+                                                                         {"correlationid", &event.correlation_id},
+                                                                         {"causationid", &event.causation_id},
+                                                                         {"traceparent", &event.traceparent}}};
   for (const auto& [name, value] : texts) {
     if (!text::is_utf8(*value) || value->find('\0') != std::string::npos) {
       return std::string{name} + " is not UTF-8 text";

@@ -10,6 +10,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -97,6 +98,9 @@ struct Handled {
 /// Runs the handler; an exception becomes Verdict::retry with its text, after `classify` has seen it (which may throw instead).
 Handled run_handler(const Shared& shared, const Message& message, Context& context,
                     const std::function<void(const std::exception_ptr&)>& classify);
+
+/// One line of valid UTF-8, as stores and headers take it.
+std::string cleaned(std::string_view error);
 
 /// Acknowledges; what the source throws is logged, as redelivery will settle it.
 void acknowledge(const Shared& shared, const Message& message);

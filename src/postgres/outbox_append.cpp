@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "postgres/outbox_append.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <optional>
@@ -63,14 +64,14 @@ std::string text(std::initializer_list<std::string_view> parts, const std::strin
   return in_schema(sql, schema);
 }
 
-}  // namespace
-
-void append_rows(pqxx::transaction_base& tx, const std::string& schema, std::span<const OutboxRow> rows) {
+/// Hands each statement and its parameters to `use`.
+template <class Use>
+void statements(const std::string& schema, std::span<const OutboxRow> rows, Use use) {
   if (rows.empty()) {
     return;
   }
   if (rows.size() == 1) {
-    execute(tx, text({"WITH appended AS (", kInsert, "VALUES (", kValues, ")", kWake}, schema), fields_of(rows.front()));
+    use(text({"WITH appended AS (", kInsert, "VALUES (", kValues, ")", kWake}, schema), fields_of(rows.front()));
     return;
   }
   const std::string sql = text({"WITH appended AS (", kInsert,
@@ -99,8 +100,40 @@ void append_rows(pqxx::transaction_base& tx, const std::string& schema, std::spa
     for (std::size_t i = 0; i < kFields; ++i) {
       literals[i] = columns[i].take();
     }
-    execute(tx, sql, literals);
+    use(sql, literals);
   }
+}
+
+/// The statement with its parameters in their places, as literals.
+std::string filled_in(const pqxx::transaction_base& tx, std::string_view sql, const Fields& fields) {
+  std::string result;
+  for (std::size_t at = 0; at < sql.size();) {
+    if (sql[at] != '$') {
+      const std::size_t end = std::min(sql.find('$', at), sql.size());
+      result += sql.substr(at, end - at);
+      at = end;
+      continue;
+    }
+    std::size_t number = 0;
+    for (++at; at < sql.size() && sql[at] >= '0' && sql[at] <= '9'; ++at) {
+      number = number * 10 + static_cast<std::size_t>(sql[at] - '0');
+    }
+    const Field& field = fields.at(number - 1);
+    result += field ? tx.quote(*field) : "NULL";
+  }
+  return result;
+}
+
+}  // namespace
+
+void append_rows(pqxx::transaction_base& tx, const std::string& schema, std::span<const OutboxRow> rows) {
+  statements(schema, rows, [&tx](const std::string& sql, const Fields& fields) { execute(tx, sql, fields); });
+}
+
+std::string append_text(const pqxx::transaction_base& tx, const std::string& schema, std::span<const OutboxRow> rows) {
+  std::string result;
+  statements(schema, rows, [&](const std::string& sql, const Fields& fields) { result += filled_in(tx, sql, fields) + ";\n"; });
+  return result;
 }
 
 void append_row_locked(pqxx::transaction_base& tx, const std::string& schema, const OutboxRow& row) {

@@ -20,7 +20,10 @@ struct OutboxRow {
 /// wakes the relays that sleep. Does not validate. libpqxx's exceptions pass through.
 void append_rows(pqxx::transaction_base& tx, const std::string& schema, std::span<const OutboxRow> rows);
 
-/// As above for one row, after taking the transaction-level advisory lock of the event's key.
+/// The text of those statements, to be sent together with others in one round trip. Without rows, empty.
+std::string append_text(const pqxx::transaction_base& tx, const std::string& schema, std::span<const OutboxRow> rows);
+
+/// As `append_rows` for one row, after taking the transaction-level advisory lock of the event's key.
 void append_row_locked(pqxx::transaction_base& tx, const std::string& schema, const OutboxRow& row);
 
 }  // namespace penstock::postgres

@@ -31,16 +31,21 @@ pqxx::result run(pqxx::transaction_base& tx, const std::string& sql, const Args&
 #if PENSTOCK_PQXX_PARAMS
     return tx.exec(sql, pqxx::params{args...});
 #else
-#if PQXX_VERSION_MAJOR < 7
-    // libpqxx 6 sends the SAVEPOINT of a subtransaction before its first `exec`, but not before `exec_params`: what was done by
-    // parameterised statements alone would outlive the subtransaction's abort.
-    if (dynamic_cast<pqxx::subtransaction*>(&tx) != nullptr) {
-      tx.exec("SELECT");
-    }
-#endif
     return tx.exec_params(sql, args...);
 #endif
   }
+}
+
+/// Keeps libpqxx 6 from reconnecting by itself, which would forget session settings; newer ones never do.
+inline void never_reconnect(pqxx::connection& connection) {
+#if PQXX_VERSION_MAJOR < 7
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+  connection.inhibit_reactivation(true);
+#pragma GCC diagnostic pop
+#else
+  static_cast<void>(connection);
+#endif
 }
 
 /// The five characters of SQLSTATE; empty when the server gave none.

@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "postgres/datastore_session.hpp"
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "postgres/connection.hpp"
+#include "postgres/outbox_append.hpp"
+#include "postgres/text_codec.hpp"
+
+namespace penstock::postgres {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+/// A head that is settled between the look without the lock and the look with it lets the message in at the next try.
+constexpr int most_begins = 10;
+constexpr milliseconds longest_delay = std::chrono::hours{24 * 365 * 10};
+
+/// Deadlock, serialization failure, lock or statement timeout: undone by the server, and worth another try.
+bool is_conflict(std::string_view state) {
+  return state == "40001" || state == "40P01" || state == "55P03" || state == "57014";
+}
+
+/// The data of this very statement, or of the handler's, are at fault: feature, cardinality, data, integrity, transaction
+/// state, program limits, `RAISE`.
+bool is_data_error(std::string_view state) {
+  constexpr std::array<std::string_view, 8> classes{"0A", "21", "22", "23", "25", "44", "54", "P0"};
+  return state != "25006" && state.size() == 5 &&
+         std::find(classes.begin(), classes.end(), state.substr(0, 2)) != classes.end();
+}
+
+Binding binding_of(const std::string& backend) {
+  if (backend == "rabbitmq") {
+    return Binding::amqp;
+  }
+  return backend == "nats" ? Binding::nats : Binding::kafka;
+}
+
+std::optional<std::string> bytes_of(const pqxx::field& field) {
+  if (field.is_null()) {
+    return std::nullopt;
+  }
+  return from_hex(field.as<std::string>());
+}
+
+Message message_of(const pqxx::row& row) {
+  Message message;
+  message.origin = {.backend = row["backend"].as<std::string>(),
+                    .channel = row["channel"].as<std::string>(),
+                    .partition = row["partition"].as<std::int32_t>(),
+                    .position = row["position"].as<std::int64_t>(),
+                    .deliveries = static_cast<std::uint32_t>(row["deliveries"].as<std::int64_t>()),
+                    .redelivered = row["redelivered"].as<bool>()};
+  message.wire = {.key = bytes_of(row["wire_key"]),
+                  .headers = headers_from_json(row["headers"].as<std::string>()),
+                  .payload = bytes_of(row["payload"])};
+  try {
+    message.event = decode(message.wire, binding_of(message.origin.backend));
+  } catch (const MalformedMessage& error) {
+    message.defect = error.what();
+  }
+  // What the row is known by, whatever the bytes say now.
+  message.event.source = row["source"].as<std::string>();
+  message.event.id = row["event_id"].as<std::string>();
+  message.event.type = row["type"].as<std::string>();
+  message.event.key = row["key"].as<std::string>("");
+  return message;
+}
+
+}  // namespace
+
+PostgresSession::PostgresSession(std::string url, PostgresDatastoreOptions options, std::string group)
+    : url_{std::move(url)}, options_{std::move(options)}, group_{std::move(group)} {}
+
+PostgresSession::~PostgresSession() { close(); }
+
+// --- errors -----------------------------------------------------------------------------------------------------------------
+
+template <class Work>
+auto PostgresSession::guarded(Stage stage, Work work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const pqxx::broken_connection& error) {
+    unavailable(error.what());
+  } catch (const pqxx::in_doubt_error& error) {
+    unavailable(error.what());
+  } catch (const pqxx::sql_error& error) {
+    rethrow_sql_error(stage, error);
+  } catch (const pqxx::failure& error) {
+    fail(stage, error.what());
+  } catch (const std::logic_error& error) {
+    fail(stage, error.what());
+  }
+}
+
+void PostgresSession::fail(Stage stage, const std::string& what) {
+  if (connection_ == nullptr || !connection_->is_open()) {
+    unavailable(what);
+  }
+  if (stage == Stage::handlers) {
+    // libpqxx 6 closes a transaction when a statement fails.
+    throw std::runtime_error{"the transaction cannot go on, as after a failed statement that the handler passed over: " + what};
+  }
+  const std::runtime_error failure{what};
+  close();
+  throw failure;
+}
+
+void PostgresSession::rethrow_sql_error(Stage stage, const pqxx::sql_error& error) {
+  const std::string what = error.what();
+  const std::string state = sqlstate(error);
+  if (connection_ == nullptr || !connection_->is_open()) {
+    unavailable(what);
+  }
+  if (is_conflict(state)) {
+    close();
+    throw TransactionConflict{what};
+  }
+  if (is_data_error(state) || (stage == Stage::handlers && state.rfind("42", 0) == 0)) {
+    if (stage == Stage::own) {
+      close();
+    }
+    throw std::runtime_error{what};
+  }
+  unavailable(state.rfind("42", 0) == 0 ? what + " (does the schema exist? call penstock::migrate)" : what);
+}
+
+void PostgresSession::unavailable(const std::string& what) {
+  const std::string copy = what;  // it may live in what is dropped
+  drop();
+  throw DatastoreUnavailable{copy};
+}
+
+void PostgresSession::classify(const std::exception_ptr& thrown) {
+  std::string what = "the connection broke";
+  std::string state;
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const pqxx::sql_error& error) {
+    what = error.what();
+    state = sqlstate(error);
+  } catch (const std::exception& error) {
+    what = error.what();
+  } catch (...) {
+    what = "unknown exception";
+  }
+  if (tx_ == nullptr || !connection_->is_open()) {
+    unavailable(what);
+  }
+  // Whose transaction was it? A handler may have other connections, and may wrap what it caught. Ours tells.
+  bool failed = false;
+  try {
+    tx()->exec("SELECT 1");
+  } catch (const pqxx::broken_connection& error) {
+    unavailable(error.what());
+  } catch (const std::exception&) {  // in failure, or with libpqxx 6 ended by it
+    failed = true;
+  }
+  if (!connection_->is_open()) {
+    unavailable(what);
+  }
+  if (failed && (state == "40001" || state == "40P01")) {
+    close();
+    throw TransactionConflict{what};
+  }
+}
+
+// --- the transaction --------------------------------------------------------------------------------------------------------
+
+void PostgresSession::start() {
+  close();
+  if (connection_ == nullptr) {
+    connection_ = connect(url_, {.connect_timeout = options_.connect_timeout, .statement_timeout = options_.statement_timeout});
+    never_reconnect(*connection_);
+    // The look under a key's lock must see what was committed before the lock was given.
+    pqxx::nontransaction setup{*connection_};
+    setup.exec("SET default_transaction_isolation = 'read committed'");
+    setup.commit();
+  }
+  tx_ = std::make_unique<pqxx::work>(*connection_);
+}
+
+void PostgresSession::finish() {
+  tx_->commit();
+  close();
+}
+
+void PostgresSession::close() noexcept {
+  try {
+    sub_.reset();
+    tx_.reset();
+  } catch (...) {  // NOLINT(bugprone-empty-catch): it rolls back, or the connection is gone, which does the same
+  }
+  current_.reset();
+  seq_ = 0;
+  ended_ = false;
+}
+
+void PostgresSession::drop() noexcept {
+  close();
+  try {
+    connection_.reset();
+  } catch (...) {  // NOLINT(bugprone-empty-catch): there is nothing to be closed any more
+  }
+}
+
+bool PostgresSession::undo_handler() {
+  sub_.reset();
+  if (seq_ != 0 && !ended_) {
+    return true;
+  }
+  tx_.reset();
+  if (!connection_->is_open()) {
+    throw pqxx::broken_connection{"the connection broke while the handler ran"};
+  }
+  tx_ = std::make_unique<pqxx::work>(*connection_);
+  ended_ = false;
+  if (seq_ == 0) {
+    return true;
+  }
+  // The commit failed and took the lock of the parked row with it.
+  return !exec(literals().number("seq", seq_).number("attempt", attempt_).in(sql::reclaim)).empty();
+}
+
+pqxx::transaction_base* PostgresSession::tx() {
+  if (sub_) {
+    return sub_.get();
+  }
+  return tx_.get();
+}
+
+pqxx::result PostgresSession::exec(const std::string& sql) { return tx_->exec(sql); }
+
+Literals PostgresSession::literals() const {
+  Literals values{*tx_, options_.schema};
+  values.text("group", group_);
+  return values;
+}
+
+Literals PostgresSession::literals(const Message& message) const {
+  Literals values{*tx_, options_.schema};
+  values.message(group_, message);
+  return values;
+}
+
+Attempt PostgresSession::stamped(const Attempt& attempt) const {
+  Attempt result = attempt;
+  result.at = at_;
+  return result;
+}
+
+std::string PostgresSession::key_lock(const Literals& values) const {
+  return current_->key().empty() ? std::string{} : values.in(sql::lock_key);
+}
+
+// --- intake -----------------------------------------------------------------------------------------------------------------
+
+Datastore::Admission PostgresSession::begin(const Message& message) {
+  return guarded(Stage::own, [&] {
+    for (int i = 0; i < most_begins; ++i) {
+      if (const auto admission = try_begin(message)) {
+        return *admission;
+      }
+    }
+    throw TransactionConflict{"the parked messages of the key come and go"};
+  });
+}
+
+std::optional<Datastore::Admission> PostgresSession::try_begin(const Message& message) {
+  start();
+  Literals values = literals(message);
+  const pqxx::result result = exec(values.in(sql::admit));
+  if (!result[0]["free"].as<bool>()) {
+    close();
+    throw TransactionConflict{"the message is in work in another session"};
+  }
+  if (result[0]["marked"].as<int>() == 0) {
+    close();
+    return Datastore::Admission::duplicate;
+  }
+  if (!result[0]["behind"].as<bool>()) {
+    at_ = result[0]["at"].as<std::string>();
+    current_ = message;
+    return Datastore::Admission::fresh;
+  }
+  values.wire(message);
+  if (exec(values.in(std::string{sql::lock_key} + std::string{sql::park_behind})).empty()) {
+    close();  // and give the lock back: it is never held while a handler runs
+    return std::nullopt;
+  }
+  finish();
+  return Datastore::Admission::behind;
+}
+
+std::optional<Datastore::Due> PostgresSession::begin_due() {
+  return guarded(Stage::own, [&]() -> std::optional<Datastore::Due> {
+    start();
+    const pqxx::result result = exec(literals().in(sql::claim_due));
+    if (result.empty()) {
+      close();
+      return std::nullopt;
+    }
+    current_ = message_of(result[0]);
+    seq_ = result[0]["seq"].as<std::int64_t>();
+    at_ = result[0]["at"].as<std::string>();
+    attempt_ = result[0]["attempt"].as<int>();
+    sub_ = std::make_unique<pqxx::subtransaction>(*tx_, "penstock_handler");
+    return Datastore::Due{*current_, attempt_};
+  });
+}
+
+std::size_t PostgresSession::due(std::size_t limit) {
+  return guarded(Stage::own, [&] {
+    start();
+    const auto most = static_cast<std::int64_t>(std::min<std::size_t>(limit, 1'000'000));
+    const auto count = exec(literals().number("limit", most).in(sql::count_due))[0][0].as<std::size_t>();
+    close();
+    return count;
+  });
+}
+
+bool PostgresSession::settled(const Message& message) {
+  return guarded(Stage::own, [&] {
+    start();
+    const bool found = !exec(literals(message).in(sql::settled)).empty();
+    close();
+    return found;
+  });
+}
+
+// --- settlement -------------------------------------------------------------------------------------------------------------
+
+void PostgresSession::complete(std::span<const Event> emitted, const Attempt& attempt) {
+  guarded(Stage::handlers, [&] {
+    if (sub_) {
+      sub_->commit();
+      sub_.reset();
+    }
+    Literals values = literals(*current_);
+    values.attempt(*current_, stamped(attempt), "done");
+    std::vector<OutboxRow> rows;
+    for (const Event& event : emitted) {
+      rows.push_back({.event = &event});
+    }
+    const std::string events = append_text(*tx_, options_.schema, rows);
+    if (seq_ == 0) {
+      exec(events + values.in(sql::complete));
+    } else {
+      exec(events + key_lock(values) + values.number("seq", seq_).in(sql::complete_due));
+    }
+  });
+  try {
+    ended_ = true;
+    guarded(Stage::handlers, [&] { tx_->commit(); });
+  } catch (const DatastoreUnavailable& error) {
+    throw CommitInDoubt{error.what()};
+  }
+  close();
+}
+
+void PostgresSession::park(const Attempt& attempt, milliseconds delay) {
+  guarded(Stage::own, [&] {
+    if (!undo_handler()) {
+      close();
+      return;
+    }
+    Literals values = literals(*current_);
+    values.attempt(*current_, stamped(attempt), "parked").wire(*current_);
+    values.number("delay", std::clamp(delay, milliseconds{0}, longest_delay).count());
+    if (seq_ == 0) {
+      exec(key_lock(values) + values.in(sql::park));
+    } else {
+      exec(values.number("seq", seq_).in(sql::park_again));
+    }
+    finish();
+  });
+}
+
+void PostgresSession::append_letter(const Message& message, const std::string& reason, std::vector<Attempt> attempts) {
+  const Event event = to_event({.group = group_, .message = message, .reason = reason, .attempts = std::move(attempts)});
+  const OutboxRow row{.event = &event, .route = dead_letters_of(message.origin.channel)};
+  append_rows(*tx_, options_.schema, {&row, 1});
+}
+
+void PostgresSession::bury(const Attempt& attempt, const std::string& reason) {
+  guarded(Stage::own, [&] {
+    if (!undo_handler()) {
+      close();
+      return;
+    }
+    const Attempt last = stamped(attempt);
+    Literals values = literals(*current_);
+    values.attempt(*current_, last, "dead").wire(*current_).text("reason", reason);
+    std::vector<Attempt> attempts;
+    if (seq_ == 0) {
+      if (exec(values.in(sql::mark_dead)).empty()) {
+        close();  // another consumer of the group has settled it meanwhile
+        return;
+      }
+      exec(values.in(sql::bury));
+    } else {
+      values.number("seq", seq_);
+      for (const auto& row : exec(values.in(sql::history))) {
+        attempts.push_back({.number = row["number"].as<int>(),
+                            .error = row["error"].as<std::string>(),
+                            .duration = milliseconds{row["duration"].as<std::int64_t>()},
+                            .at = row["at"].as<std::string>(),
+                            .host = row["host"].as<std::string>()});
+      }
+      exec(key_lock(values) + values.in(sql::bury_due));
+    }
+    attempts.push_back(last);
+    append_letter(*current_, reason, std::move(attempts));
+    finish();
+  });
+}
+
+void PostgresSession::bury_malformed(const Message& message) {
+  guarded(Stage::own, [&] {
+    start();
+    Literals values = literals(message);
+    values.wire(message).text("reason", message.defect);
+    // Where it lies on the channel is all the identity it has. Without such a place a redelivery is another dead letter.
+    if (message.origin.position >= 0 && exec(values.in(sql::mark_malformed)).empty()) {
+      close();
+      return;
+    }
+    exec(values.in(sql::bury_malformed));
+    append_letter(message, message.defect, {});
+    finish();
+  });
+}
+
+void PostgresSession::abandon() noexcept { close(); }
+
+}  // namespace penstock::postgres

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "postgres/datastore_sql.hpp"
+
+#include <stdexcept>
+
+#include "postgres/schema_name.hpp"
+#include "postgres/text_codec.hpp"
+
+namespace penstock::postgres {
+
+Literals& Literals::text(std::string_view name, const std::string& value) {
+  values_.insert_or_assign(std::string{name}, tx_.quote(value));
+  return *this;
+}
+
+Literals& Literals::text_or_null(std::string_view name, const std::string& value) {
+  values_.insert_or_assign(std::string{name}, value.empty() ? "NULL" : tx_.quote(value));
+  return *this;
+}
+
+Literals& Literals::bytes(std::string_view name, const std::optional<std::string>& value) {
+  values_.insert_or_assign(std::string{name}, (value ? tx_.quote(to_hex(*value)) : std::string{"NULL"}) + "::bytea");
+  return *this;
+}
+
+Literals& Literals::number(std::string_view name, std::int64_t value) {
+  values_.insert_or_assign(std::string{name}, "(" + std::to_string(value) + ")");
+  return *this;
+}
+
+Literals& Literals::boolean(std::string_view name, bool value) {
+  values_.insert_or_assign(std::string{name}, value ? "true" : "false");
+  return *this;
+}
+
+Literals& Literals::message(const std::string& group, const Message& message) {
+  const Origin& origin = message.origin;
+  text("group", group).text("backend", origin.backend).text("channel", origin.channel);
+  number("partition", origin.partition).number("position", origin.position);
+  number("deliveries", origin.deliveries).boolean("redelivered", origin.redelivered);
+  if (message.defect.empty()) {
+    text("source", message.event.source).text("id", message.id()).text("type", message.type());
+    text_or_null("key", message.key());
+    // Locks of Postgres are numbers: the hash of what is meant. Two that meet by chance wait for each other, and that is all.
+    text("message_lock", schema_ + ".inbox." + group + '.' + message.event.source + '\n' + message.id());
+    text("key_lock", schema_ + ".parked." + group + '.' + message.key());
+  }
+  return *this;
+}
+
+Literals& Literals::wire(const Message& message) {
+  bytes("wire_key", message.wire.key).bytes("payload", message.wire.payload);
+  return text("headers", headers_to_json(message.wire.headers));
+}
+
+Literals& Literals::attempt(const Message& message, const Attempt& attempt, std::string_view outcome) {
+  number("number", attempt.number).number("duration", attempt.duration.count());
+  text_or_null("error", attempt.error).text("at", attempt.at).text_or_null("host", attempt.host);
+  text("outcome", std::string{outcome});
+  text_or_null("correlation", message.event.correlation_id).text_or_null("causation", message.event.causation_id);
+  return text_or_null("traceparent", message.event.traceparent);
+}
+
+std::string Literals::in(std::string_view sql) const {
+  const std::string with_schema = in_schema(sql, schema_);
+  std::string result;
+  for (std::size_t at = 0;;) {
+    const std::size_t open = with_schema.find('{', at);
+    if (open == std::string::npos) {
+      return result.append(with_schema, at);
+    }
+    result.append(with_schema, at, open - at);
+    const std::size_t close = with_schema.find('}', open);
+    const auto value = values_.find(std::string_view{with_schema}.substr(open + 1, close - open - 1));
+    if (value == values_.end()) {
+      throw std::logic_error{"no value for " + with_schema.substr(open, close - open + 1)};
+    }
+    result += value->second;
+    at = close + 1;
+  }
+}
+
+// A history keeps its first attempt and the latest 199, so that a policy of a million attempts stays affordable.
+#define PENSTOCK_ATTEMPT                                                                                        \
+  "jsonb_build_object('number', {number}, 'error', {error}::text, 'duration_ms', {duration}, 'at', {at}::text," \
+  " 'host', {host}::text)"
+#define PENSTOCK_HISTORY \
+  "(CASE WHEN jsonb_array_length(attempts) >= 200 THEN attempts - 1 ELSE attempts END) || " PENSTOCK_ATTEMPT
+
+#define PENSTOCK_AUDIT(condition)                                                                                         \
+  "audited AS (INSERT INTO @schema@.audit(consumer_group, backend, channel, partition, position, source, event_id, type," \
+  " key, correlation_id, causation_id, traceparent, outcome, attempt, duration_ms, error, host)"                          \
+  " SELECT {group}, {backend}, {channel}, {partition}, {position}, {source}, {id}, {type}, {key}, {correlation},"         \
+  " {causation}, {traceparent}, {outcome}, {number}, {duration}, {error}, {host} " condition ")"
+
+// Any row of the group and place that no other transaction is writing will do, so workers never wait here, and there are never
+// more rows than there were transactions at once.
+#define PENSTOCK_CHECKPOINT(condition)                                                                                    \
+  "slot AS MATERIALIZED (SELECT member FROM @schema@.checkpoints WHERE consumer_group = {group} AND channel = {channel}"  \
+  " AND partition = {partition} ORDER BY member LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED),"                                  \
+  " moved AS (UPDATE @schema@.checkpoints AS c SET position = greatest(c.position, {position}), settled = c.settled + 1," \
+  " updated_at = clock_timestamp() FROM slot WHERE c.consumer_group = {group} AND c.channel = {channel}"                  \
+  " AND c.partition = {partition} AND c.member = slot.member " condition                                                  \
+  " RETURNING 1),"                                                                                                        \
+  " made AS (INSERT INTO @schema@.checkpoints AS c (consumer_group, channel, partition, member, position, settled)"       \
+  " SELECT {group}, {channel}, {partition}, (SELECT (coalesce(max(member::int), 0) + 1)::text FROM @schema@.checkpoints"  \
+  " WHERE consumer_group = {group} AND channel = {channel} AND partition = {partition}), {position}, 1"                   \
+  " WHERE NOT EXISTS (SELECT FROM moved) " condition                                                                      \
+  " ON CONFLICT (consumer_group, channel, partition, member) DO UPDATE SET settled = c.settled + 1,"                      \
+  " position = greatest(c.position, excluded.position), updated_at = clock_timestamp())"
+
+// Under the key's lock.
+#define PENSTOCK_RELEASE(state)                                                                                         \
+  "gone AS (DELETE FROM @schema@.parked WHERE seq = {seq}),"                                                            \
+  " marked AS (UPDATE @schema@.inbox SET state = " state                                                                \
+  " WHERE consumer_group = {group} AND source = {source}"                                                               \
+  " AND id = {id}),"                                                                                                    \
+  " released AS (UPDATE @schema@.parked SET behind = false, next_attempt_at = clock_timestamp() WHERE behind AND seq =" \
+  " (SELECT min(seq) FROM @schema@.parked WHERE consumer_group = {group} AND key = {key} AND seq <> {seq}))"
+
+#define PENSTOCK_LETTER_COLUMNS                                                                                            \
+  "INSERT INTO @schema@.dead_letters(side, consumer_group, backend, channel, partition, position, source, event_id, type," \
+  " key, wire_key, headers, payload, reason, first_error, last_error, attempts) "
+
+#define PENSTOCK_PARKED_COLUMNS                                                                                          \
+  "INSERT INTO @schema@.parked(consumer_group, key, behind, next_attempt_at, attempt, attempts, source, event_id, type," \
+  " backend, channel, partition, position, deliveries, redelivered, wire_key, headers, payload) "
+#define PENSTOCK_PARKED_ORIGIN                                                                                                 \
+  "{source}, {id}, {type}, {backend}, {channel}, {partition}, {position}, {deliveries}, {redelivered}, {wire_key}, {headers}," \
+  " {payload}"
+
+#define PENSTOCK_AT "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+
+namespace sql {
+
+// The gate keeps a redelivery from waiting on the inbox row for as long as the handler of the first delivery runs elsewhere.
+const std::string_view admit =
+    "WITH gate AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended({message_lock}, 0)) AS free),"
+    " mark AS (INSERT INTO @schema@.inbox(consumer_group, source, id) SELECT {group}, {source}, {id} FROM gate WHERE free"
+    " ON CONFLICT DO NOTHING RETURNING 1)"
+    " SELECT (SELECT free FROM gate) AS free, (SELECT count(*) FROM mark) AS marked,"
+    " EXISTS (SELECT FROM @schema@.parked WHERE consumer_group = {group} AND key = {key}) AS behind, " PENSTOCK_AT " AS at";
+
+const std::string_view lock_key = "SELECT pg_advisory_xact_lock(hashtextextended({key_lock}, 0));\n";
+
+const std::string_view park_behind =
+    "WITH head AS MATERIALIZED (SELECT 1 FROM @schema@.parked WHERE consumer_group = {group} AND key = {key} LIMIT 1),"
+    " marked AS (UPDATE @schema@.inbox SET state = 'parked' WHERE consumer_group = {group} AND source = {source} AND id = {id}"
+    " AND EXISTS (SELECT FROM head)), " PENSTOCK_CHECKPOINT(
+        "AND EXISTS (SELECT FROM head)") " " PENSTOCK_PARKED_COLUMNS
+                                         "SELECT {group}, {key}, true, clock_timestamp(), 1, '[]', " PENSTOCK_PARKED_ORIGIN
+                                         " FROM head RETURNING seq";
+
+const std::string_view claim_due =
+    "SELECT seq, attempt, backend, channel, partition, position, deliveries, redelivered, wire_key, headers, payload,"
+    " source, event_id, type, key, " PENSTOCK_AT
+    " AS at FROM @schema@.parked WHERE consumer_group = {group} AND NOT behind AND next_attempt_at <= now()"
+    " ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED";
+
+const std::string_view reclaim =
+    "SELECT 1 FROM @schema@.parked WHERE seq = {seq} AND attempt = {attempt} FOR UPDATE SKIP LOCKED";
+
+const std::string_view count_due =
+    "SELECT count(*) FROM (SELECT FROM @schema@.parked WHERE consumer_group = {group} AND NOT behind"
+    " AND next_attempt_at <= now() LIMIT {limit}) AS due";
+
+const std::string_view complete = "WITH " PENSTOCK_AUDIT("") ", " PENSTOCK_CHECKPOINT("") " SELECT 1";
+
+const std::string_view complete_due = "WITH " PENSTOCK_AUDIT("") ", " PENSTOCK_RELEASE("'done'") " SELECT 1";
+
+// Another session may have parked an earlier message of the key meanwhile; then this one waits behind it.
+const std::string_view park =
+    "WITH mark AS (INSERT INTO @schema@.inbox(consumer_group, source, id, state) VALUES ({group}, {source}, {id}, 'parked')"
+    " ON CONFLICT DO NOTHING RETURNING 1), " PENSTOCK_AUDIT("FROM mark") ", " PENSTOCK_CHECKPOINT(
+        "AND EXISTS (SELECT FROM mark)") " " PENSTOCK_PARKED_COLUMNS
+                                         "SELECT {group}, {key}, EXISTS (SELECT FROM @schema@.parked WHERE consumer_group = "
+                                         "{group} AND key = {key}),"
+                                         " clock_timestamp() + {delay} * interval '1 millisecond', {number} + 1, "
+                                         "jsonb_build_array(" PENSTOCK_ATTEMPT "), " PENSTOCK_PARKED_ORIGIN
+                                         " FROM mark RETURNING seq";
+
+const std::string_view park_again =
+    "WITH " PENSTOCK_AUDIT("") " UPDATE @schema@.parked SET attempt = {number} + 1, attempts = " PENSTOCK_HISTORY
+                               ", next_attempt_at = clock_timestamp() + {delay} * interval '1 millisecond' WHERE seq = {seq}";
+
+const std::string_view mark_dead =
+    "INSERT INTO @schema@.inbox(consumer_group, source, id, state) VALUES ({group}, {source}, {id}, 'dead')"
+    " ON CONFLICT DO NOTHING RETURNING 1";
+
+const std::string_view bury = "WITH " PENSTOCK_AUDIT("") ", " PENSTOCK_CHECKPOINT(
+    "") " " PENSTOCK_LETTER_COLUMNS
+        "VALUES ('consumer', {group}, {backend}, {channel}, {partition}, {position}, {source}, {id}, {type}, {key}, {wire_key},"
+        " {headers}, {payload}, {reason}, {error}, {error}, jsonb_build_array(" PENSTOCK_ATTEMPT "))";
+
+const std::string_view history =
+    "SELECT (a->>'number')::int AS number, coalesce(a->>'error', '') AS error, (a->>'duration_ms')::bigint AS duration,"
+    " coalesce(a->>'at', '') AS at, coalesce(a->>'host', '') AS host FROM @schema@.parked,"
+    " jsonb_array_elements(attempts) WITH ORDINALITY AS entries(a, n) WHERE seq = {seq} ORDER BY n";
+
+const std::string_view bury_due =
+    "WITH old AS MATERIALIZED (SELECT attempts FROM @schema@.parked WHERE seq = {seq}), " PENSTOCK_AUDIT(
+        "") ", " PENSTOCK_RELEASE("'dead'") " " PENSTOCK_LETTER_COLUMNS
+                                            "SELECT 'consumer', {group}, {backend}, {channel}, {partition}, {position}, "
+                                            "{source}, {id}, {type}, {key}, {wire_key},"
+                                            " {headers}, {payload}, {reason}, coalesce(attempts->0->>'error', {error}), "
+                                            "{error}, " PENSTOCK_HISTORY " FROM old";
+
+const std::string_view mark_malformed =
+    "INSERT INTO @schema@.inbox(consumer_group, source, id, state)"
+    " VALUES ({group}, 'malformed:' || {channel} || '/' || {partition}, {position}::text, 'dead')"
+    " ON CONFLICT DO NOTHING RETURNING 1";
+
+const std::string_view bury_malformed = "WITH " PENSTOCK_CHECKPOINT(
+    "") " " PENSTOCK_LETTER_COLUMNS
+        "VALUES ('consumer', {group}, {backend}, {channel}, {partition}, {position}, NULL, NULL, NULL, NULL, {wire_key},"
+        " {headers}, {payload}, {reason}, {reason}, {reason}, '[]')";
+
+const std::string_view settled =
+    "SELECT 1 FROM @schema@.inbox WHERE consumer_group = {group} AND source = {source} AND id = {id}";
+
+}  // namespace sql
+
+}  // namespace penstock::postgres
