@@ -17,32 +17,12 @@
 #include "penstock/consumer.hpp"
 #include "penstock/testing/manual_clock.hpp"
 #include "penstock/testing/memory_datastore.hpp"
+#include "support/consumer_run.hpp"
 #include "support/scripted_source.hpp"
 
 namespace penstock::test {
 
 using namespace std::chrono_literals;
-
-/// A consumer that runs on a thread of its own until `stop`, or the end.
-class Running {
- public:
-  explicit Running(std::unique_ptr<Consumer> consumer) : consumer_{std::move(consumer)} {
-    thread_ = std::jthread{[this](const std::stop_token& stop) { in_time_ = consumer_->run(stop); }};
-  }
-  /// What `run` returned.
-  bool stop() {
-    thread_.request_stop();
-    thread_.join();
-    return in_time_;
-  }
-  void request_stop() { thread_.request_stop(); }
-  [[nodiscard]] ConsumerStatus status() const { return consumer_->status(); }
-
- private:
-  std::unique_ptr<Consumer> consumer_;
-  bool in_time_ = false;
-  std::jthread thread_;
-};
 
 /// Opens once, for all who wait.
 class Gate {

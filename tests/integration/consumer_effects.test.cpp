@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a consumer on Postgres does, counted in Postgres.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "penstock/consumer.hpp"
+#include "penstock/postgres_datastore.hpp"
+#include "support/consumer_run.hpp"
+#include "support/postgres.hpp"
+#include "support/scripted_source.hpp"
+
+namespace penstock::test {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+
+class ConsumerEffects : public ::testing::Test {
+ protected:
+  ConsumerEffects() {
+    options.group = "shipping";
+    options.retry = RetryPolicy::fixed(50ms).attempts(3);
+    options.parked_poll = 20ms;
+    schema.exec("CREATE TABLE " + effects + "(id text, key text, n bigint GENERATED ALWAYS AS IDENTITY)");
+  }
+
+  std::unique_ptr<Running> run(Handler handler) { return run(script, std::move(handler)); }
+  std::unique_ptr<Running> run(const std::shared_ptr<Script>& from, Handler handler) {
+    return std::make_unique<Running>(
+        std::make_unique<Consumer>(std::make_unique<ScriptedSource>(from), store, options, std::move(handler)));
+  }
+
+  void effect(const Message& message, Context& context) const {
+    context.tx().exec("INSERT INTO " + effects + "(id, key) VALUES (" + context.tx().quote(message.id()) + ", " +
+                      context.tx().quote(message.key()) + ")");
+  }
+  long long count(const std::string& table, const std::string& where = "true") const {
+    return schema.value("SELECT count(*) FROM " + schema.table(table) + " WHERE " + where);
+  }
+  std::string text(const std::string& sql) const { return schema.value<std::string>(sql); }
+
+  Schema schema{"consumer"};
+  std::string effects = schema.table("effects");
+  PostgresDatastore store{postgres_url(), {.schema = schema.name()}};
+  std::shared_ptr<Script> script = std::make_shared<Script>();
+  ConsumerOptions options;
+};
+
+TEST_F(ConsumerEffects, Rule10_MarkEffectEventsAuditAndCheckpointAreOneTransaction) {
+  const auto consumer = run([this](const Message& message, Context& context) {
+    effect(message, context);
+    context.emit({.type = "test.followed.v1", .key = message.key(), .data = "{}"});
+    context.emit({.type = "test.followed.v1", .key = message.key()});
+    return Verdict::done();
+  });
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 1; }));
+  EXPECT_EQ(count("effects"), 1);
+  EXPECT_EQ(count("inbox", "consumer_group = 'shipping' AND source = '/test' AND id = 'a-1' AND state = 'done'"), 1);
+  EXPECT_EQ(count("outbox", "type = 'test.followed.v1' AND causation_id = 'a-1' AND route = type"), 2);
+  EXPECT_EQ(count("audit", "event_id = 'a-1' AND outcome = 'done' AND attempt = 1 AND host IS NOT NULL"), 1);
+  EXPECT_EQ(count("checkpoints", "channel = 'jobs' AND partition = 0 AND position = 1 AND settled = 1"), 1);
+  // One transaction: every row was written by the same one.
+  EXPECT_EQ(schema.value("SELECT count(DISTINCT x) FROM (SELECT xmin::text AS x FROM " + effects +
+                         " UNION ALL SELECT xmin::text FROM " + schema.table("inbox") + " UNION ALL SELECT xmin::text FROM " +
+                         schema.table("outbox") + " UNION ALL SELECT xmin::text FROM " + schema.table("audit") +
+                         " UNION ALL SELECT xmin::text FROM " + schema.table("checkpoints") + ") AS rows"),
+            1);
+}
+
+TEST_F(ConsumerEffects, Rule10_EveryEffectHappensOnceUnderDuplicatesAndTwoConsumers) {
+  options.workers = {4, 4};
+  const auto other = std::make_shared<Script>();
+  const Handler handler = [this](const Message& message, Context& context) {
+    effect(message, context);
+    context.emit({.type = "test.followed.v1"});
+    return Verdict::done();
+  };
+  const auto first = run(script, handler);
+  const auto second = run(other, handler);
+  constexpr int messages = 150;
+  for (int round = 0; round < 3; ++round) {
+    for (int number = 0; number < messages; ++number) {
+      const std::string key = number % 3 == 0 ? "" : "k" + std::to_string(number % 7);
+      script->deliver(numbered(key, number));
+      other->deliver(numbered(key, number));
+    }
+  }
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 3 * messages && other->acked().size() == 3 * messages; }, 60s));
+  EXPECT_EQ(count("effects"), messages);
+  EXPECT_EQ(schema.value("SELECT count(DISTINCT id) FROM " + effects), messages);
+  EXPECT_EQ(count("inbox", "state = 'done'"), messages);
+  EXPECT_EQ(count("outbox"), messages);
+  EXPECT_EQ(first->status().done + second->status().done, static_cast<std::uint64_t>(messages));
+  EXPECT_EQ(first->status().parked + second->status().parked, 0U);
+  EXPECT_EQ(schema.value("SELECT sum(settled) FROM " + schema.table("checkpoints")), messages);
+  EXPECT_LE(count("checkpoints"), 10) << "no more rows than transactions at once";
+}
+
+TEST_F(ConsumerEffects, Rule10_AFailedStatementLeavesNothingOfItsHandler) {
+  options.retry = RetryPolicy::fixed(1ms).attempts(2);
+  const auto consumer = run([this](const Message& message, Context& context) {
+    effect(message, context);
+    context.emit({.type = "test.followed.v1"});
+    context.tx().exec("SELECT no_such_function()");
+    return Verdict::done();
+  });
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return consumer->status().dead == 1; }));
+  EXPECT_EQ(count("effects"), 0);
+  EXPECT_EQ(count("outbox", "type = 'test.followed.v1'"), 0);
+  EXPECT_EQ(count("inbox", "state = 'done'"), 0);
+  EXPECT_EQ(count("inbox", "state = 'dead'"), 1);
+  EXPECT_EQ(count("parked"), 0);
+  EXPECT_THAT(text("SELECT last_error FROM " + schema.table("dead_letters")), HasSubstr("no_such_function"));
+}
+
+TEST_F(ConsumerEffects, AHandlerThatGoesOnAfterAFailedStatementHasFailed) {
+  const auto consumer = run([this](const Message& message, Context& context) {
+    effect(message, context);
+    if (context.attempt() == 1) {
+      try {
+        context.tx().exec("SELECT 1/0");
+      } catch (const std::exception&) {
+        return Verdict::done();  // what it did is lost, and it does not know
+      }
+    }
+    return Verdict::done();
+  });
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return consumer->status().done == 1; }));
+  EXPECT_EQ(consumer->status().parked, 1U);
+  EXPECT_EQ(count("effects"), 1);
+}
+
+TEST_F(ConsumerEffects, AConstraintThatFailsAtCommitIsAFailedAttempt) {
+  schema.exec("CREATE TABLE " + schema.table("parents") + "(id text PRIMARY KEY)");
+  schema.exec("ALTER TABLE " + effects + " ADD FOREIGN KEY (id) REFERENCES " + schema.table("parents") +
+              " DEFERRABLE INITIALLY DEFERRED");
+  const auto consumer = run([this](const Message& message, Context& context) {
+    effect(message, context);
+    return Verdict::done();
+  });
+  script->deliver(numbered("a", 1));  // first as a fresh message, then twice as a parked one
+  ASSERT_TRUE(eventually([&] { return consumer->status().dead == 1; }));
+  EXPECT_EQ(count("effects"), 0);
+  EXPECT_EQ(count("parked"), 0);
+  EXPECT_EQ(schema.value("SELECT jsonb_array_length(attempts) FROM " + schema.table("dead_letters")), 3);
+  EXPECT_THAT(text("SELECT first_error FROM " + schema.table("dead_letters")), HasSubstr("foreign key"));
+}
+
+TEST_F(ConsumerEffects, Rule14_TheNextAttemptAndItsHistoryAreInTheRow) {
+  options.retry = RetryPolicy::fixed(1h).attempts(3);
+  const auto consumer = run([](const Message&, Context&) -> Verdict { throw std::runtime_error{"provider \xff away"}; });
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 1; }));
+  const std::string parked = schema.table("parked");
+  EXPECT_EQ(count("parked",
+                  "NOT behind AND attempt = 2 AND key = 'a' AND event_id = 'a-1' AND"
+                  " next_attempt_at BETWEEN now() + interval '55 minutes' AND now() + interval '61 minutes'"),
+            1);
+  EXPECT_EQ(text("SELECT attempts->0->>'error' FROM " + parked), "provider ? away");
+  EXPECT_EQ(text("SELECT attempts->0->>'number' FROM " + parked), "1");
+  EXPECT_LT(
+      std::abs(schema.value<double>("SELECT extract(epoch FROM now() - (attempts->0->>'at')::timestamptz) FROM " + parked)),
+      60);
+  EXPECT_EQ(count("inbox", "state = 'parked'"), 1);
+  // Cluster-wide: whoever moves the time moves the attempt.
+  EXPECT_EQ(consumer->status().parked, 1U);
+  schema.exec("UPDATE " + parked + " SET next_attempt_at = now()");
+  ASSERT_TRUE(eventually([&] { return consumer->status().parked == 2; }));
+  EXPECT_EQ(count("parked", "attempt = 3 AND jsonb_array_length(attempts) = 2"), 1);
+  // A redelivery of what is parked is a duplicate.
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return consumer->status().duplicates == 1; }));
+  EXPECT_EQ(count("parked"), 1);
+}
+
+TEST_F(ConsumerEffects, Rule15_SuccessorsWaitInOrderAndOtherKeysFlow) {
+  options.workers = {4, 4};
+  options.retry = RetryPolicy::fixed(100ms).attempts(4);
+  std::mutex mutex;
+  std::map<std::string, int> failures;
+  const auto consumer = run([&](const Message& message, Context& context) {
+    const std::string number = message.id().substr(message.id().find('-') + 1);
+    if (message.key()[0] == 'b' && (number == "1" || number == "5") && context.attempt() < 3) return Verdict::retry("not yet");
+    effect(message, context);
+    return Verdict::done();
+  });
+  constexpr int each = 12;
+  for (int number = 1; number <= each; ++number) {
+    for (const char* key : {"b1", "b2", "g1", "g2"}) script->deliver(numbered(key, number));
+  }
+  ASSERT_TRUE(eventually([&] { return consumer->status().done == 4 * each; }, 60s));
+  EXPECT_EQ(script->acked().size(), 4U * each);
+  EXPECT_EQ(count("parked"), 0);
+  EXPECT_EQ(count("effects"), 4 * each);
+  // `n` counts the effects in the order of their making.
+  EXPECT_EQ(schema.value("SELECT count(*) FROM (SELECT substring(id FROM '-(.*)')::int AS number,"
+                         " row_number() OVER (PARTITION BY key ORDER BY n) AS place FROM " +
+                         effects + ") AS e WHERE number <> place"),
+            0);
+  EXPECT_GT(schema.value("SELECT min(n) FROM " + effects + " WHERE key = 'b1'"), 1) << "other keys did not wait";
+}
+
+TEST_F(ConsumerEffects, Rule15_ParkedMessagesAreNoneOfTheIntakes) {
+  options.in_flight = 4;
+  options.retry = RetryPolicy::fixed(1h).attempts(3);
+  const auto consumer = run([&](const Message& message, Context& context) {
+    if (message.key().empty() || message.key() == "bad") return Verdict::retry("no");
+    effect(message, context);
+    return Verdict::done();
+  });
+  for (int number = 0; number < 30; ++number) {
+    script->deliver(numbered("bad", number));
+    script->deliver(numbered("", number));
+    script->deliver(numbered("good", number));
+  }
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 90; }, 60s));
+  EXPECT_EQ(count("effects"), 30);
+  EXPECT_EQ(count("parked", "behind"), 29);
+  EXPECT_EQ(count("parked", "NOT behind"), 31);
+}
+
+TEST_F(ConsumerEffects, Rule15_LookingForDueMessagesIsAnIndexRangeWhateverIsParked) {
+  schema.exec(
+      "INSERT INTO " + schema.table("parked") +
+      "(consumer_group, key, behind, next_attempt_at, attempt, source, event_id, type, backend, channel)"
+      " SELECT 'shipping', 'k' || i % 1000, i % 1000 <> i, now() + interval '1 day', 1, '/test', i::text, 't', 'memory', 'jobs'"
+      " FROM generate_series(1, 50000) AS i");
+  const auto plan = [&](const std::string& sql) {
+    std::string lines;
+    for (const auto& row : schema.exec("EXPLAIN " + sql)) lines += row[0].as<std::string>() + "\n";
+    return lines;
+  };
+  for (const bool analyzed : {false, true}) {
+    if (analyzed) schema.exec("ANALYZE " + schema.table("parked"));
+    const std::string due = plan("SELECT seq FROM " + schema.table("parked") +
+                                 " WHERE consumer_group = 'shipping' AND NOT behind AND next_attempt_at <= now()"
+                                 " ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED");
+    EXPECT_THAT(due, HasSubstr("parked_due")) << due;
+    EXPECT_THAT(due, ::testing::Not(HasSubstr("Sort"))) << due;
+    const std::string next = plan("SELECT min(seq) FROM " + schema.table("parked") +
+                                  " WHERE consumer_group = 'shipping' AND key = 'k1' AND seq <> 1");
+    EXPECT_THAT(next, HasSubstr("parked_key")) << next;
+  }
+  const auto consumer = run([&](const Message& message, Context& context) {
+    effect(message, context);
+    return Verdict::done();
+  });
+  script->deliver(numbered("other", 1));
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 1; }));
+  script->deliver(numbered("k1", 1));
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 2; }));
+  EXPECT_EQ(count("parked", "event_id = 'k1-1' AND behind"), 1);
+}
+
+TEST_F(ConsumerEffects, Rule16_ADeadLetterIsARowWithTheExactOriginalAndAMessage) {
+  Message message;
+  message.event = numbered("a", 1);
+  message.event.data = std::string{"\x00\xff{\r\n", 5};
+  message.wire = encode(message.event, Binding::kafka);
+  message.wire.headers.push_back({"raw", std::string{"\x80\x00", 2}});
+  message.wire.headers.push_back({"raw", std::nullopt});
+  message.wire.headers.push_back({"empty", ""});
+  message.event = decode(message.wire, Binding::kafka);
+  message.origin.partition = 3;
+  message.origin.position = 77;
+  const auto consumer = run([](const Message&, Context& context) -> Verdict {
+    throw std::runtime_error{"failure " + std::to_string(context.attempt())};
+  });
+  script->deliver(message);
+  ASSERT_TRUE(eventually([&] { return consumer->status().dead == 1; }));
+
+  EXPECT_EQ(count("dead_letters",
+                  "side = 'consumer' AND state = 'dead' AND consumer_group = 'shipping' AND backend = 'memory' AND"
+                  " channel = 'jobs' AND partition = 3 AND position = 77 AND source = '/test' AND event_id = 'a-1'"
+                  " AND key = 'a' AND reason = 'attempts exhausted: failure 3' AND first_error = 'failure 1' AND"
+                  " last_error = 'failure 3' AND jsonb_array_length(attempts) = 3 AND wire_key = 'a'::bytea"),
+            1);
+  EXPECT_EQ(text("SELECT encode(payload, 'hex') FROM " + schema.table("dead_letters")), "00ff7b0d0a");
+  EXPECT_EQ(count("dead_letters", R"(headers @> '[["raw", {"base64": "gAA="}], ["raw", null], ["empty", ""]]')"), 1);
+  EXPECT_EQ(
+      count("outbox", "route = 'penstock.dead.jobs' AND type = 'test.happened.v1' AND encode(data, 'hex') = '00ff7b0d0a'"), 1);
+  EXPECT_EQ(count("audit", "outcome = 'parked'"), 2);
+  EXPECT_EQ(count("audit", "outcome = 'dead' AND attempt = 3 AND error = 'failure 3'"), 1);
+  EXPECT_EQ(count("parked"), 0);
+}
+
+TEST_F(ConsumerEffects, NullAndEmptyKeysAndPayloadsStayApart) {
+  options.retry = RetryPolicy::none();
+  const auto consumer = run([](const Message&, Context&) { return Verdict::reject("no"); });
+  for (const bool null : {true, false}) {
+    Message message;
+    message.event = numbered("", null ? 1 : 2);
+    message.event.data.reset();
+    message.wire = encode(message.event, Binding::kafka);
+    if (!null) {
+      message.wire.key = "";
+      message.wire.payload = "";
+    }
+    script->deliver(message);
+  }
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 2; }));
+  EXPECT_EQ(count("dead_letters", "event_id = 'free-1' AND wire_key IS NULL AND payload IS NULL"), 1);
+  EXPECT_EQ(count("dead_letters", "event_id = 'free-2' AND wire_key = '' AND payload = ''"), 1);
+}
+
+TEST_F(ConsumerEffects, ARejectedMessageIsADeadLetterAndItsKeyGoesOn) {
+  const auto consumer = run([&](const Message& message, Context& context) {
+    effect(message, context);
+    return message.id() == "a-1" ? Verdict::reject("address unknown") : Verdict::done();
+  });
+  script->deliver(numbered("a", 1));
+  script->deliver(numbered("a", 2));
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 3; }));
+  EXPECT_EQ(count("effects", "id = 'a-1'"), 0);
+  EXPECT_EQ(count("effects", "id = 'a-2'"), 1);
+  EXPECT_EQ(count("dead_letters", "reason = 'address unknown'"), 1);
+  EXPECT_EQ(consumer->status().duplicates, 1U);
+}
+
+TEST_F(ConsumerEffects, AMessageThatIsNoEventIsKeptExactlyAndOnce) {
+  const auto consumer = run([](const Message&, Context&) { return Verdict::done(); });
+  Message broken;
+  broken.wire = {.key = std::string{"\x00k", 2}, .headers = {{"h", std::nullopt}}, .payload = std::string{"\xff\x00", 2}};
+  broken.defect = "no ce_id header";
+  broken.origin.partition = 1;
+  broken.origin.position = 5;
+  script->deliver(broken);
+  script->deliver(broken);
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 2; }));
+  EXPECT_EQ(count("dead_letters",
+                  "reason = 'no ce_id header' AND event_id IS NULL AND encode(payload, 'hex') = 'ff00' AND"
+                  " encode(wire_key, 'hex') = '006b'"),
+            1);
+  EXPECT_EQ(count("dead_letters"), 1);
+  EXPECT_EQ(count("outbox", "type = 'penstock.malformed.v1' AND route = 'penstock.dead.jobs'"), 1);
+}
+
+TEST_F(ConsumerEffects, AnIdThatPostgresCannotHoldHoldsUpNothing) {
+  const auto consumer = run([](const Message&, Context&) { return Verdict::done(); });
+  for (const std::string& id : {std::string{"nul\0", 4}, std::string{"\xc3\x28"}, std::string(10'000, 'x')}) {
+    Message message;
+    message.event = numbered("a", 1);
+    message.wire.payload = "{}";
+    message.event.id = id;
+    script->deliver(message);
+  }
+  script->deliver(numbered("a", 2));
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 4; }));
+  EXPECT_EQ(count("dead_letters"), 3);
+  EXPECT_EQ(consumer->status().done, 1U);
+}
+
+TEST_F(ConsumerEffects, Rule14_StopIsNeitherSuccessNorAFailedAttempt) {
+  std::atomic<bool> started{false};
+  const auto consumer = run([&](const Message& message, Context& context) {
+    effect(message, context);
+    started = true;
+    while (!context.stop_token().stop_requested()) std::this_thread::sleep_for(1ms);
+    return Verdict::retry("interrupted");
+  });
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return started.load(); }));
+  EXPECT_TRUE(consumer->stop());
+  EXPECT_TRUE(script->acked().empty());
+  EXPECT_EQ(count("effects") + count("inbox") + count("parked") + count("audit"), 0);
+}
+
+TEST_F(ConsumerEffects, DrainsUnderLoadAndTheNextConsumerDoesTheRestOnce) {
+  options.workers = {3, 3};
+  constexpr int messages = 300;
+  const Handler handler = [this](const Message& message, Context& context) {
+    effect(message, context);
+    return Verdict::done();
+  };
+  {
+    const auto consumer = run(handler);
+    for (int number = 0; number < messages; ++number) script->deliver(numbered("k" + std::to_string(number % 10), number));
+    ASSERT_TRUE(eventually([&] { return script->acked().size() > 30; }));
+    EXPECT_TRUE(consumer->stop());
+  }
+  const auto acked = static_cast<long long>(script->acked().size());
+  EXPECT_EQ(count("effects"), acked);
+  script = std::make_shared<Script>();  // the broker delivers everything again
+  const auto consumer = run(handler);
+  for (int number = 0; number < messages; ++number) script->deliver(numbered("k" + std::to_string(number % 10), number));
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == messages; }, 60s));
+  EXPECT_EQ(count("effects"), messages);
+  EXPECT_EQ(schema.value("SELECT count(DISTINCT id) FROM " + effects), messages);
+  EXPECT_LE(count("checkpoints"), 8) << "restarts add no rows";
+}
+
+}  // namespace
+}  // namespace penstock::test
