@@ -17,7 +17,7 @@
 namespace penstock::beacon {
 namespace {
 
-constexpr milliseconds kConnectTimeout{2'000};
+constexpr milliseconds kConnectTimeout{5'000};
 
 /// NATS knows what is wrong, and trying again would not help.
 class Refused : public std::runtime_error {

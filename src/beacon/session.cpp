@@ -19,7 +19,7 @@ namespace {
 
 using Status = Outcome::Status;
 
-constexpr milliseconds kConnectTimeout{2'000};
+constexpr milliseconds kConnectTimeout{5'000};
 constexpr milliseconds kApiWait{1'000};
 constexpr milliseconds kTick{20};         // with events outstanding: how late a deadline may be noticed
 constexpr milliseconds kIdleTick{1'000};  // without: a closed connection wakes us by itself

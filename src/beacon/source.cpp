@@ -25,7 +25,7 @@ namespace {
 
 using std::chrono::nanoseconds;
 
-constexpr milliseconds kConnectTimeout{2'000};
+constexpr milliseconds kConnectTimeout{5'000};
 constexpr milliseconds kApiWait{2'000};
 /// A pull outlives short polls, so that idling does not cost a request for each.
 constexpr milliseconds kShortestPull{1'000};
