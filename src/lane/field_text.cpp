@@ -46,7 +46,7 @@ std::string time_text(std::uint64_t seconds) {
          padded(clock.minutes().count(), 2) + ":" + padded(clock.seconds().count(), 2) + "Z";
 }
 
-std::string quoted(std::string_view text) {
+std::string json_string(std::string_view text) {
   static constexpr std::string_view digits = "0123456789abcdef";
   std::string out = "\"";
   for (const char c : text) {
@@ -73,7 +73,7 @@ std::string json(const amqp_field_value_t& value) {
       for (int i = 0; i < value.value.table.num_entries; ++i) {
         const amqp_table_entry_t& item = value.value.table.entries[i];
         if (i > 0) out += ',';
-        out += quoted(view(item.key)) + ":" + json(item.value);
+        out += json_string(view(item.key)) + ":" + json(item.value);
       }
       return out + "}";
     }
@@ -87,7 +87,7 @@ std::string json(const amqp_field_value_t& value) {
     }
     case AMQP_FIELD_KIND_UTF8:
     case AMQP_FIELD_KIND_BYTES:
-    case AMQP_FIELD_KIND_TIMESTAMP: return quoted(canonical_text(value).value_or(""));
+    case AMQP_FIELD_KIND_TIMESTAMP: return json_string(canonical_text(value).value_or(""));
     default: return canonical_text(value).value_or("null");
   }
 }
