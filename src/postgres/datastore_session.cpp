@@ -90,10 +90,12 @@ auto PostgresSession::guarded(Stage stage, Work work) -> decltype(work()) {
     unavailable(error.what());
   } catch (const pqxx::in_doubt_error& error) {
     unavailable(error.what());
-  } catch (const pqxx::sql_error& error) {
-    rethrow_sql_error(stage, error);
   } catch (const pqxx::failure& error) {
-    fail(stage, error.what());
+    const std::string state = sqlstate(error);
+    if (state.empty()) {
+      fail(stage, error.what());
+    }
+    refused(stage, error.what(), state);
   } catch (const std::logic_error& error) {
     fail(stage, error.what());
   }
@@ -112,21 +114,21 @@ void PostgresSession::fail(Stage stage, const std::string& what) {
   throw failure;
 }
 
-void PostgresSession::rethrow_sql_error(Stage stage, const pqxx::sql_error& error) {
-  const std::string what = error.what();
-  const std::string state = sqlstate(error);
+void PostgresSession::refused(Stage stage, const std::string& what, const std::string& state) {
   if (connection_ == nullptr || !connection_->is_open()) {
     unavailable(what);
   }
   if (is_conflict(state)) {
+    const TransactionConflict conflict{what};
     close();
-    throw TransactionConflict{what};
+    throw conflict;
   }
   if (is_data_error(state) || (stage == Stage::handlers && state.rfind("42", 0) == 0)) {
+    const std::runtime_error failure{what};
     if (stage == Stage::own) {
       close();
     }
-    throw std::runtime_error{what};
+    throw failure;
   }
   unavailable(state.rfind("42", 0) == 0 ? what + " (does the schema exist? call penstock::migrate)" : what);
 }
@@ -142,7 +144,7 @@ void PostgresSession::classify(const std::exception_ptr& thrown) {
   std::string state;
   try {
     std::rethrow_exception(thrown);
-  } catch (const pqxx::sql_error& error) {
+  } catch (const pqxx::failure& error) {
     what = error.what();
     state = sqlstate(error);
   } catch (const std::exception& error) {

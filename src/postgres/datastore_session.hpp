@@ -41,7 +41,7 @@ class PostgresSession final : public Datastore::Session {
 
   template <class Work>
   auto guarded(Stage stage, Work work) -> decltype(work());
-  [[noreturn]] void rethrow_sql_error(Stage stage, const pqxx::sql_error& error);
+  [[noreturn]] void refused(Stage stage, const std::string& what, const std::string& state);
   [[noreturn]] void fail(Stage stage, const std::string& what);
   [[noreturn]] void unavailable(const std::string& what);
 

@@ -116,7 +116,7 @@ std::string Literals::in(std::string_view sql) const {
   " WHERE consumer_group = {group} AND source = {source}"                                                               \
   " AND id = {id}),"                                                                                                    \
   " released AS (UPDATE @schema@.parked SET behind = false, next_attempt_at = clock_timestamp() WHERE behind AND seq =" \
-  " (SELECT min(seq) FROM @schema@.parked WHERE consumer_group = {group} AND key = {key} AND seq <> {seq}))"
+  " (SELECT min(seq) FROM @schema@.parked WHERE consumer_group = {group} AND key = {key} AND seq > {seq}))"
 
 #define PENSTOCK_LETTER_COLUMNS                                                                                            \
   "INSERT INTO @schema@.dead_letters(side, consumer_group, backend, channel, partition, position, source, event_id, type," \

@@ -51,6 +51,17 @@ inline void never_reconnect(pqxx::connection& connection) {
 /// The five characters of SQLSTATE; empty when the server gave none.
 inline std::string sqlstate(const pqxx::sql_error& error) { return error.sqlstate(); }
 
+/// As above; a rollback by the server is no sql_error in libpqxx 6, which tells its state by the class alone.
+inline std::string sqlstate(const pqxx::failure& error) {
+  if (const auto* sql = dynamic_cast<const pqxx::sql_error*>(&error)) {
+    return sql->sqlstate();
+  }
+  if (dynamic_cast<const pqxx::deadlock_detected*>(&error) != nullptr) {
+    return "40P01";
+  }
+  return dynamic_cast<const pqxx::serialization_failure*>(&error) != nullptr ? "40001" : "";
+}
+
 /// Calls `hint` for each notification on a channel. It is called inside other calls on the connection, never on a thread of its
 /// own. Must die before the connection.
 class Listener {

@@ -249,7 +249,7 @@ TEST_F(ConsumerEffects, Rule15_LookingForDueMessagesIsAnIndexRangeWhateverIsPark
     EXPECT_THAT(due, HasSubstr("parked_due")) << due;
     EXPECT_THAT(due, ::testing::Not(HasSubstr("Sort"))) << due;
     const std::string next = plan("SELECT min(seq) FROM " + schema.table("parked") +
-                                  " WHERE consumer_group = 'shipping' AND key = 'k1' AND seq <> 1");
+                                  " WHERE consumer_group = 'shipping' AND key = 'k1' AND seq > 1");
     EXPECT_THAT(next, HasSubstr("parked_key")) << next;
   }
   const auto consumer = run([&](const Message& message, Context& context) {
