@@ -44,7 +44,8 @@ GroupMember::GroupMember(const ConduitOptions& options, const ConduitSourceOptio
   // The group gives a rebalance max.poll.interval.ms; a wait must leave time for the commit.
   const std::chrono::milliseconds interval{property_number(conf.get(), "max.poll.interval.ms")};
   revoke_timeout_ = std::min(revoke_timeout_, interval / 2);
-  from_end_ = property_text(conf.get(), "auto.offset.reset") == "latest";
+  const std::string reset = property_text(conf.get(), "auto.offset.reset");  // by any of its names
+  from_end_ = reset == "latest" || reset == "largest" || reset == "end";
   rd_kafka_conf_set_opaque(conf.get(), this);
   rd_kafka_conf_set_rebalance_cb(conf.get(), &GroupMember::on_rebalance);
   rd_kafka_conf_set_offset_commit_cb(conf.get(), &GroupMember::on_commit);

@@ -59,7 +59,7 @@ class KafkaSource final : public Source {
       if (closed_) break;
       if (!revive(until)) continue;
       keep_up();
-      if (paused_) {
+      if (paused_ || max == 0) {
         if (poll_paused(until)) break;
         continue;
       }

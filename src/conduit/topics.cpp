@@ -20,6 +20,10 @@ using NewTopic = std::unique_ptr<rd_kafka_NewTopic_t, Deleter<rd_kafka_NewTopic_
 using AdminOptions = std::unique_ptr<rd_kafka_AdminOptions_t, Deleter<rd_kafka_AdminOptions_destroy>>;
 
 NewTopic new_topic(const TopicSpec& topic) {
+  if (topic.partitions < 1) {
+    throw std::invalid_argument{"topic '" + topic.name + "' with " + std::to_string(topic.partitions) +
+                                " partitions: at least 1 is needed"};
+  }
   std::array<char, 512> reason{};
   NewTopic result{rd_kafka_NewTopic_new(topic.name.c_str(), topic.partitions, topic.replication, reason.data(), reason.size())};
   if (!result) throw std::invalid_argument{"topic '" + topic.name + "': " + reason.data()};
