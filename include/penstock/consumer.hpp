@@ -48,7 +48,8 @@ struct ConsumerOptions {
 /// broker, and what cannot be processed is published to `dead_letters` before it is settled.
 struct AtLeastOnce {
   Channel dead_letters{};
-  Channel emits{};  ///< where emitted events go, confirmed before the message is settled; without it a handler that emits has failed
+  Channel emits{};  ///< where emitted events go, confirmed before the message is settled; without it a handler that emits has
+                    ///< failed
 };
 
 /// A moment's figures. Counters are since construction.

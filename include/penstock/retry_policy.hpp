@@ -27,8 +27,9 @@ enum class ErrorClass : std::uint8_t { transient, permanent };
 ///     policy.delay(1, ErrorClass::transient, random);   // after the first failure: 0..200 ms
 ///     policy.delay(8, ErrorClass::transient, random);   // nullopt: eight attempts are used up
 ///
-/// Attempts count from 1 and include the first. Delays never overflow. Without `cap`, the cap is one hour, or the longest delay given
-/// if that is more; without `attempts`, eight. Thread safety: a value; const calls from any thread, given a Random that allows it.
+/// Attempts count from 1 and include the first. Delays never overflow. Without `cap`, the cap is one hour, or the longest delay
+/// given if that is more; without `attempts`, eight. Thread safety: a value; const calls from any thread, given a Random that
+/// allows it.
 class PENSTOCK_EXPORT RetryPolicy {
  public:
   using Duration = std::chrono::milliseconds;
