@@ -129,7 +129,7 @@ Producer::Handover Producer::hand_over(std::unique_lock<std::mutex>& lock, Ledge
       ledger_.discard(slot);
       why = outcome_of(error, RD_KAFKA_MSG_STATUS_NOT_PERSISTED);
       if (error != RD_KAFKA_RESP_ERR__QUEUE_FULL && error != RD_KAFKA_RESP_ERR__FATAL) {
-        if (error == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) refresh_topic(topic);
+        if (error != RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE) refresh_topic(topic);  // the topic was missing or forbidden
         return why.status == Outcome::Status::rejected ? Handover::refused : Handover::out_of_time;
       }
     }
@@ -165,13 +165,15 @@ rd_kafka_topic_t* Producer::topic_handle(const std::string& topic) {
   return handle.get();
 }
 
-/// Asks the brokers again about a topic they did not know, as librdkafka would only after minutes. Does not wait.
+/// Asks the brokers again about a topic that librdkafka holds to be missing or forbidden, and would for minutes. Does not wait.
 void Producer::refresh_topic(const std::string& topic) {
   const auto now = SteadyClock::now();
   if (now < next_refresh_) return;
+  rd_kafka_topic_t* const handle = topic_handle(topic);
+  if (handle == nullptr) return;
   next_refresh_ = now + kRefreshInterval;
   const rd_kafka_metadata_t* metadata = nullptr;
-  if (rd_kafka_metadata(client_.get(), 0, topic_handle(topic), &metadata, 0) == RD_KAFKA_RESP_ERR_NO_ERROR) {
+  if (rd_kafka_metadata(client_.get(), 0, handle, &metadata, 0) == RD_KAFKA_RESP_ERR_NO_ERROR) {
     rd_kafka_metadata_destroy(metadata);
   }
 }
