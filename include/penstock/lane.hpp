@@ -49,7 +49,8 @@ class PENSTOCK_EXPORT Lane {
   Lane& operator=(Lane&&) noexcept;
 
   /// Declares the durable queue. Throws std::runtime_error when it exists with other arguments (showing RabbitMQ's words and
-  /// the remedy) or RabbitMQ does not answer in time.
+  /// the remedy) or RabbitMQ does not answer in time. A queue that has to be created takes a second and a half, as RabbitMQ
+  /// makes a new quorum queue safe only by and by.
   void declare(const QueueSpec& queue, std::chrono::milliseconds timeout = std::chrono::seconds{30});
 
   /// The queue as a destination, through the default exchange. An unknown queue shows as `rejected`.

@@ -72,7 +72,11 @@ void Lane::declare(const QueueSpec& queue, std::chrono::milliseconds timeout) {
                                   interrupt};
       logged_in = true;
       connection.open_channel(1);
-      lane::declare_queue(connection, 1, queue);
+      if (lane::declare_queue(connection, 1, queue)) {
+        // Whoever publishes after this call may rely on what is confirmed, so the call lasts until that is so.
+        std::this_thread::sleep_for(lane::settling);
+        static_cast<void>(lane::declare_queue(connection, 1, queue));
+      }
       settings.topology->remember(queue);
       connection.close(std::chrono::seconds{1});
       return;

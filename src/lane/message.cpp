@@ -6,6 +6,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -68,7 +71,9 @@ bool is_trace_of_delay(const amqp_field_value_t& death, std::string_view queue) 
 /// otherwise `value` is left with the entries that are none of ours.
 bool strip_traces(std::string_view name, amqp_field_value_t& value, const amqp_table_t& table, std::string_view queue,
                   std::vector<amqp_field_value_t>& kept) {
-  if (name == deliveries_header || name == null_header || name == "x-delivery-count" || name == "x-acquired-count") return true;
+  if (name == deliveries_header || name == null_header || name == order_header || name == "x-delivery-count" ||
+      name == "x-acquired-count")
+    return true;
   for (const std::string_view prefix : {"x-first-death-", "x-last-death-"}) {
     if (!name.starts_with(prefix)) continue;
     const auto where = lookup(table, std::string{prefix} + "queue");
@@ -105,6 +110,42 @@ std::size_t value_size(const amqp_field_value_t& value) {
   }
 }
 
+/// Positions in the order of names; equal names keep theirs.
+template <class Named>
+std::vector<std::size_t> by_name(const std::vector<Named>& items, std::string_view (*name)(const Named&)) {
+  std::vector<std::size_t> positions(items.size());
+  std::iota(positions.begin(), positions.end(), std::size_t{0});
+  std::stable_sort(positions.begin(), positions.end(),
+                   [&](std::size_t a, std::size_t b) { return name(items[a]) < name(items[b]); });
+  return positions;
+}
+
+std::string order_of(const std::vector<amqp_table_entry_t>& entries) {
+  std::string text;
+  for (const std::size_t position : by_name<amqp_table_entry_t>(entries, [](const auto& item) { return view(item.key); })) {
+    if (!text.empty()) text += ' ';
+    text += std::to_string(position);
+  }
+  return text;
+}
+
+/// Puts the headers back; leaves them alone when they are not those that the order was taken of.
+void restore_order(Headers& headers, std::string_view order) {
+  const auto sorted = by_name<Header>(headers, [](const auto& item) { return std::string_view{item.name}; });
+  std::vector<std::size_t> from(headers.size(), headers.size());
+  for (const std::size_t position : sorted) {
+    const auto place = number<std::size_t>(order.substr(0, order.find(' ')));
+    if (!place || *place >= from.size() || from[*place] != headers.size()) return;
+    from[*place] = position;
+    order.remove_prefix(std::min(order.size(), order.find(' ') == std::string_view::npos ? order.size() : order.find(' ') + 1));
+  }
+  if (!order.empty()) return;
+  Headers restored;
+  restored.reserve(headers.size());
+  for (const std::size_t position : from) restored.push_back(std::move(headers[position]));
+  headers = std::move(restored);
+}
+
 std::string refusal(const Header& header) {
   if (header.name.size() > short_limit) {
     return "the header name '" + header.name.substr(0, 40) + "…' has " + std::to_string(header.name.size()) +
@@ -113,7 +154,7 @@ std::string refusal(const Header& header) {
   if (header.name == "CC" || header.name == "BCC") {
     return "RabbitMQ routes by the header '" + header.name + "' and would close the channel over a text in it; rename it";
   }
-  if (header.name == deliveries_header || header.name == null_header) {
+  if (header.name == deliveries_header || header.name == null_header || header.name == order_header) {
     return "the header '" + header.name + "' is penstock's own; rename it";
   }
   return {};
@@ -248,6 +289,8 @@ Received unpack(const amqp_basic_properties_t& properties, std::string body, con
   };
   add(AMQP_BASIC_CONTENT_TYPE_FLAG, "content-type", view(properties.content_type));
   bool is_null = false;
+  std::string order;
+  Headers foreign;
   if ((properties._flags & AMQP_BASIC_HEADERS_FLAG) != 0) {
     const amqp_table_t& table = properties.headers;
     for (int i = 0; i < table.num_entries; ++i) {
@@ -258,10 +301,13 @@ Received unpack(const amqp_basic_properties_t& properties, std::string body, con
         received.counted |= name == "x-delivery-count";
       }
       is_null |= name == null_header;
+      if (name == order_header) order = canonical_text(value).value_or("");
       std::vector<amqp_field_value_t> kept;
       if (!strip_traces(name, value, table, delays_of, kept))
-        headers.push_back(Header{std::string{name}, canonical_text(value)});
+        foreign.push_back(Header{std::string{name}, canonical_text(value)});
     }
+    if (!order.empty()) restore_order(foreign, order);
+    std::move(foreign.begin(), foreign.end(), std::back_inserter(headers));
   }
   add(AMQP_BASIC_CONTENT_ENCODING_FLAG, encoding_header, view(properties.content_encoding));
   add(AMQP_BASIC_REPLY_TO_FLAG, reply_header, view(properties.reply_to));
@@ -282,6 +328,7 @@ Parcel repack(std::string_view encoded_properties, std::string body, const std::
 
   const bool has_headers = (properties._flags & AMQP_BASIC_HEADERS_FLAG) != 0;
   const amqp_table_t table = has_headers ? properties.headers : amqp_table_t{0, nullptr};
+  std::vector<amqp_table_entry_t> ordered;
   for (int i = 0; i < table.num_entries; ++i) {
     amqp_table_entry_t item = table.entries[i];
     const std::string_view name = view(item.key);
@@ -295,7 +342,10 @@ Parcel repack(std::string_view encoded_properties, std::string body, const std::
       item.value.value.array.entries = parcel.raw_arrays.back().data();
     }
     parcel.raw_headers.push_back(item);
+    if (!keep_null) ordered.push_back(item);
   }
+  parcel.order = std::make_unique<std::string>(order_of(ordered));  // at one place: a short string moves with the parcel
+  parcel.raw_headers.push_back(entry(order_header, std::string_view{*parcel.order}));
   parcel.raw_headers.push_back(entry(deliveries_header, static_cast<std::int64_t>(deliveries)));
   properties.headers = amqp_table_t{static_cast<int>(parcel.raw_headers.size()), parcel.raw_headers.data()};
   properties._flags |= AMQP_BASIC_HEADERS_FLAG | AMQP_BASIC_DELIVERY_MODE_FLAG;

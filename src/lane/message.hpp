@@ -21,6 +21,9 @@ inline constexpr std::string_view deliveries_header = "x-penstock-deliveries";
 /// The payload is null. AMQP knows only the empty body.
 inline constexpr std::string_view null_header = "x-penstock-null";
 
+/// In which order the headers were before RabbitMQ, which sorts them when it moves a message out of a delay queue.
+inline constexpr std::string_view order_header = "x-penstock-order";
+
 /// A queue that holds messages for `delay` and then hands them to `target`.
 struct DelayQueue {
   std::string target{};
@@ -65,8 +68,9 @@ struct Parcel {
   std::unique_ptr<RawProperties> raw{};  ///< instead of all of the above but routing key and body
   std::vector<amqp_table_entry_t> raw_headers{};
   std::vector<std::vector<amqp_field_value_t>> raw_arrays{};
-  std::optional<DelayQueue> through{};  ///< declared first, when it was not lately
-  std::string refused{};                ///< why it cannot be sent at all
+  std::unique_ptr<std::string> order{};  ///< the text of that header
+  std::optional<DelayQueue> through{};   ///< declared first, when it was not lately
+  std::string refused{};                 ///< why it cannot be sent at all
 
   /// What RabbitMQ gives back with a message that it returns; what is empty there is empty here.
   [[nodiscard]] std::string_view returned_id() const noexcept {

@@ -184,6 +184,7 @@ void Sender::connect() {
   channel_open_ = declare_channel_open_ = blocked_ = flow_stopped_ = false;
   largest_.reset();
   delays_declared_.clear();
+  queue_trusted_ = {};
   returned_.reset();
   connection_ =
       std::make_unique<Connection>(settings_.address, settings_.heartbeat, name_, Clock::now() + connect_timeout, interrupt_);
@@ -191,7 +192,7 @@ void Sender::connect() {
     try {
       connection_->open_channel(declare_channel);
       declare_channel_open_ = true;
-      declare_queue(*connection_, declare_channel, *spec);
+      if (declare_queue(*connection_, declare_channel, *spec)) queue_trusted_ = Clock::now() + settling;
     } catch (const AmqpError& error) {
       if (!error.channel_only()) throw;
       declare_channel_open_ = false;
@@ -220,10 +221,11 @@ void Sender::serve(const std::stop_token& stop) {
       connection_->release();
     }
     connection_->release();
+    settle_held();
     if (stop.stop_requested()) return;
     if (!channel_open_) open_channel();
     if (publish_some()) continue;
-    connection_->wait(socket_full_, Clock::now() + std::chrono::seconds{1});
+    connection_->wait(socket_full_, held_.empty() ? Clock::now() + std::chrono::seconds{1} : held_.begin()->first);
   }
 }
 
@@ -314,10 +316,28 @@ void Sender::settle(std::uint64_t tag, bool multiple, bool acked) {
         outcome = {Outcome::Status::rejected, std::move(sent.returned)};
       }
       if (careful_ > 0) --careful_;
+      if (outcome.confirmed() && sent.trusted > Clock::now()) {
+        held_.emplace(sent.trusted, std::move(sent));
+        return;
+      }
       finish(sent.batch, sent.index, std::move(outcome), finished);
     });
   }
   backoff_.reset();
+  finished.tell();
+}
+
+void Sender::settle_held() {
+  if (held_.empty() || held_.begin()->first > Clock::now()) return;
+  Finished finished;
+  {
+    const std::lock_guard lock{mutex_};
+    while (!held_.empty() && held_.begin()->first <= Clock::now()) {
+      const Sent& sent = held_.begin()->second;
+      finish(sent.batch, sent.index, {Outcome::Status::confirmed, {}}, finished);
+      held_.erase(held_.begin());
+    }
+  }
   finished.tell();
 }
 

@@ -57,6 +57,7 @@ class Sender {
     std::string routing_key;
     std::string message_id;
     std::size_t size = 0;
+    SteadyTime trusted{};    ///< a confirm counts from then on
     std::string returned{};  ///< why RabbitMQ gave it back; its ack then confirms nothing
   };
 
@@ -70,12 +71,13 @@ class Sender {
   void handle(const amqp_frame_t& frame);
   void handle_content(const amqp_frame_t& frame);
   void settle(std::uint64_t tag, bool multiple, bool acked);
+  void settle_held();
   void channel_closed(std::uint16_t code, const std::string& why);
   void connection_lost(const AmqpError& error);
   void open_channel();
   bool publish_some();
   void publish(Waiting& waiting);
-  void prepare_delay(const DelayQueue& queue);
+  SteadyTime prepare_delay(const DelayQueue& queue);
   [[nodiscard]] std::size_t room() const noexcept;
 
   // any thread
@@ -114,7 +116,13 @@ class Sender {
   bool socket_full_ = false;
   std::size_t careful_ = 0;             ///< so many messages are sent one at a time, to see which one RabbitMQ takes offence at
   std::optional<std::size_t> largest_;  ///< RabbitMQ's limit, once it told
-  std::map<std::string, SteadyTime> delays_declared_;
+  struct Declared {
+    SteadyTime at{};
+    SteadyTime trusted{};
+  };
+  std::map<std::string, Declared> delays_declared_;
+  SteadyTime queue_trusted_{};
+  std::multimap<SteadyTime, Sent> held_;  ///< confirmed by a queue too new to be trusted
   Backoff backoff_;
 
   std::jthread io_;

@@ -145,17 +145,18 @@ void Sender::publish(Waiting& waiting) {
     return reject("its headers take " + std::to_string(size) + " bytes and must fit RabbitMQ's frame of " +
                   std::to_string(connection_->frame_max()) + "; move them into the payload");
   }
+  SteadyTime trusted = queue_trusted_;
   if (parcel.through) {
     try {
-      prepare_delay(*parcel.through);
+      trusted = prepare_delay(*parcel.through);
     } catch (const AmqpError& error) {
       give_up(error.channel_only() ? Outcome::Status::rejected : Outcome::Status::retryable, error.what());
       if (!error.channel_only()) throw;
       return;
     }
   }
-  confirms_.add(
-      Sent{waiting.batch, waiting.index, parcel.routing_key, std::string{parcel.returned_id()}, parcel.body.size(), {}});
+  confirms_.add(Sent{
+      waiting.batch, waiting.index, parcel.routing_key, std::string{parcel.returned_id()}, parcel.body.size(), trusted, {}});
   constexpr amqp_boolean_t mandatory = 1;
   constexpr amqp_boolean_t immediate = 0;
   Connection::check(amqp_basic_publish(connection_->state(), publish_channel, amqp_empty_bytes, bytes(parcel.routing_key),
@@ -163,15 +164,17 @@ void Sender::publish(Waiting& waiting) {
                     "publishing");
 }
 
-void Sender::prepare_delay(const DelayQueue& queue) {
+SteadyTime Sender::prepare_delay(const DelayQueue& queue) {
   const std::string name = queue.name();
   const auto found = delays_declared_.find(name);
-  if (found != delays_declared_.end() && Clock::now() - found->second < delay_renewal) return;
+  if (found != delays_declared_.end() && Clock::now() - found->second.at < delay_renewal) return found->second.trusted;
   try {
     if (!declare_channel_open_) connection_->open_channel(declare_channel);
     declare_channel_open_ = true;
-    declare_delay(*connection_, declare_channel, queue);
-    delays_declared_[name] = Clock::now();
+    const bool created = declare_delay(*connection_, declare_channel, queue);
+    const Declared declared{Clock::now(), created ? Clock::now() + settling : SteadyTime{}};
+    delays_declared_[name] = declared;
+    return declared.trusted;
   } catch (const AmqpError& error) {
     if (error.channel_only() && error.code() != 0) declare_channel_open_ = false;
     throw;
@@ -222,6 +225,10 @@ void Sender::connection_lost(const AmqpError& error) {
   {
     const std::lock_guard lock{mutex_};
     trouble_ = why;
+    for (const auto& [trusted, sent] : std::exchange(held_, {})) {
+      finish(sent.batch, sent.index,
+             {Outcome::Status::unknown, "confirmed by a new queue, and then the connection ended: " + why}, finished);
+    }
     if (!confirms_.empty()) {
       const bool alone = confirms_.size() == 1 && is_permanent(error.code());
       if (is_permanent(error.code())) careful_ = std::max(careful_, confirms_.size());

@@ -29,12 +29,28 @@ constexpr std::int64_t never = 1'000'000'000;
 constexpr std::array<milliseconds, 23> steps{50ms,  100ms, 200ms, 500ms, 1s, 2s,  5s,  10s, 30s,  1min, 2min, 5min,
                                              10min, 30min, 1h,    2h,    6h, 12h, 24h, 48h, 168h, 336h, 672h};
 
-void declare(Connection& connection, amqp_channel_t channel, std::string_view name, std::vector<amqp_table_entry_t> arguments) {
-  constexpr amqp_boolean_t no = 0;
-  constexpr amqp_boolean_t yes = 1;
+constexpr amqp_boolean_t no = 0;
+constexpr amqp_boolean_t yes = 1;
+
+bool exists(Connection& connection, amqp_channel_t channel, std::string_view name) {
+  amqp_queue_declare(connection.state(), channel, bytes(name), yes, yes, no, no, amqp_empty_table);
+  try {
+    connection.check_rpc(channel, "looking for a queue");
+  } catch (const AmqpError& error) {
+    if (!error.channel_only() || error.code() != 404) throw;
+    connection.open_channel(channel);
+    return false;
+  }
+  return true;
+}
+
+/// True when it was created.
+bool declare(Connection& connection, amqp_channel_t channel, std::string_view name, std::vector<amqp_table_entry_t> arguments) {
+  const bool known = exists(connection, channel, name);
   amqp_queue_declare(connection.state(), channel, bytes(name), no, yes, no, no,
                      amqp_table_t{static_cast<int>(arguments.size()), arguments.data()});
   connection.check_rpc(channel, "declaring a queue");
+  return !known;
 }
 
 bool is_utf8(std::string_view text) {
@@ -63,27 +79,27 @@ void check_queue_name(std::string_view name) {
   if (name.find('\0') != std::string_view::npos) refuse("holds a NUL");
 }
 
-void declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue) {
+bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue) {
   std::vector<amqp_table_entry_t> arguments;
   const bool quorum = queue.kind == QueueSpec::Kind::quorum;
   arguments.push_back(entry("x-queue-type", std::string_view{quorum ? "quorum" : "classic"}));
   if (quorum) arguments.push_back(entry("x-delivery-limit", never));
   if (queue.single_active_consumer) arguments.push_back(entry("x-single-active-consumer", true));
-  declare(connection, channel, queue.name, std::move(arguments));
+  return declare(connection, channel, queue.name, std::move(arguments)) && quorum;
 }
 
-void declare_delay(Connection& connection, amqp_channel_t channel, const DelayQueue& queue) {
+bool declare_delay(Connection& connection, amqp_channel_t channel, const DelayQueue& queue) {
   // At least once, as a plain dead letter exchange forwards without confirms; that needs a quorum queue that refuses instead
   // of dropping.
   const std::string name = queue.name();
   if (name.size() > 255) throw AmqpError{0, true, "the delay queue's name '" + name + "' has more than 255 bytes"};
   const auto expires = queue.delay + std::chrono::hours{24};
-  declare(connection, channel, name,
-          {entry("x-queue-type", std::string_view{"quorum"}), entry("x-message-ttl", std::int64_t{queue.delay.count()}),
-           entry("x-expires", std::int64_t{expires.count()}), entry("x-dead-letter-exchange", std::string_view{}),
-           entry("x-dead-letter-routing-key", std::string_view{queue.target}),
-           entry("x-dead-letter-strategy", std::string_view{"at-least-once"}),
-           entry("x-overflow", std::string_view{"reject-publish"}), entry("x-delivery-limit", never)});
+  return declare(connection, channel, name,
+                 {entry("x-queue-type", std::string_view{"quorum"}), entry("x-message-ttl", std::int64_t{queue.delay.count()}),
+                  entry("x-expires", std::int64_t{expires.count()}), entry("x-dead-letter-exchange", std::string_view{}),
+                  entry("x-dead-letter-routing-key", std::string_view{queue.target}),
+                  entry("x-dead-letter-strategy", std::string_view{"at-least-once"}),
+                  entry("x-overflow", std::string_view{"reject-publish"}), entry("x-delivery-limit", never)});
 }
 
 milliseconds delay_step(milliseconds delay) {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -223,7 +224,7 @@ TEST(Repack, KeepsTypesAndTakesOffTheTracesOfDelays) {
   RawProperties again{encoded(*outgoing.get())};
   EXPECT_EQ(again->_flags & (AMQP_BASIC_EXPIRATION_FLAG | AMQP_BASIC_USER_ID_FLAG), 0U);
   EXPECT_EQ(again->delivery_mode, 2);
-  ASSERT_EQ(again->headers.num_entries, 4);
+  ASSERT_EQ(again->headers.num_entries, 5);
   EXPECT_EQ(view(again->headers.entries[0].key), "number");
   EXPECT_EQ(again->headers.entries[0].value.kind, AMQP_FIELD_KIND_I64);
   const Received twice = unpack(*again, "", "jobs");
@@ -231,6 +232,31 @@ TEST(Repack, KeepsTypesAndTakesOffTheTracesOfDelays) {
   EXPECT_EQ(twice.wire.payload, std::nullopt);
   EXPECT_THAT(twice.wire.headers,
               ::testing::UnorderedElementsAre(Header{"number", "42"}, Header{"x-death", R"([{"queue":"other","count":2}])"}));
+}
+
+// RabbitMQ sorts the headers of what it dead-letters.
+TEST(Repack, RestoresTheOrderOfHeaders) {
+  std::vector<amqp_table_entry_t> headers{entry("b", std::string_view{"1"}), entry("a", std::string_view{"2"}),
+                                          entry("b", std::string_view{"3"}), entry("A", std::string_view{"4"})};
+  amqp_basic_properties_t properties{};
+  properties._flags = AMQP_BASIC_HEADERS_FLAG;
+  properties.headers = {static_cast<int>(headers.size()), headers.data()};
+  const Headers original{{"b", "1"}, {"a", "2"}, {"b", "3"}, {"A", "4"}};
+
+  Parcel parcel = repack(encoded(properties), "body", "jobs", DelayQueue{"jobs", 50ms}, 1, "guest");
+  const OutgoingProperties outgoing{parcel};
+  RawProperties moved{encoded(*outgoing.get())};
+  std::stable_sort(moved->headers.entries, moved->headers.entries + moved->headers.num_entries,
+                   [](const auto& a, const auto& b) { return view(a.key) < view(b.key); });
+  EXPECT_EQ(unpack(*moved, "body", "jobs").wire.headers, original);
+
+  // An order that is not of these headers changes nothing.
+  for (const char* order : {"0 1 2", "0 1 2 3 4", "0 0 1 2", "9 1 2 3", "x", "0,1,2,3", "-1 0 1 2"}) {
+    std::vector<amqp_table_entry_t> wrong = headers;
+    wrong.push_back(entry(order_header, std::string_view{order}));
+    properties.headers = {static_cast<int>(wrong.size()), wrong.data()};
+    EXPECT_EQ(unpack(properties, "body", "jobs").wire.headers, original) << order;
+  }
 }
 
 TEST(Repack, WithoutHeadersOrDelayToo) {
