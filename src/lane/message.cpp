@@ -344,7 +344,9 @@ Parcel repack(std::string_view encoded_properties, std::string body, const std::
     parcel.raw_headers.push_back(item);
     if (!keep_null) ordered.push_back(item);
   }
-  parcel.order = std::make_unique<std::string>(order_of(ordered));  // at one place: a short string moves with the parcel
+  // At one place, as a short string moves with the parcel. What was retried before has been sorted since, and says how it was.
+  const auto known = lookup(table, order_header);
+  parcel.order = std::make_unique<std::string>(known ? canonical_text(*known).value_or("") : order_of(ordered));
   parcel.raw_headers.push_back(entry(order_header, std::string_view{*parcel.order}));
   parcel.raw_headers.push_back(entry(deliveries_header, static_cast<std::int64_t>(deliveries)));
   properties.headers = amqp_table_t{static_cast<int>(parcel.raw_headers.size()), parcel.raw_headers.data()};

@@ -249,6 +249,10 @@ TEST(Repack, RestoresTheOrderOfHeaders) {
   std::stable_sort(moved->headers.entries, moved->headers.entries + moved->headers.num_entries,
                    [](const auto& a, const auto& b) { return view(a.key) < view(b.key); });
   EXPECT_EQ(unpack(*moved, "body", "jobs").wire.headers, original);
+  Parcel twice = repack(encoded(*moved), "body", "jobs", DelayQueue{"jobs", 50ms}, 2, "guest");
+  const OutgoingProperties sorted{twice};
+  RawProperties again{encoded(*sorted.get())};
+  EXPECT_EQ(unpack(*again, "body", "jobs").wire.headers, original);
 
   // An order that is not of these headers changes nothing.
   for (const char* order : {"0 1 2", "0 1 2 3 4", "0 0 1 2", "9 1 2 3", "x", "0,1,2,3", "-1 0 1 2"}) {
