@@ -179,6 +179,7 @@ void serve_api(const Options& options, penstock::Outbox& outbox, std::stop_token
   Api api{options, outbox};
   httplib::Server server;
   server.new_task_queue = [] { return new httplib::ThreadPool(8); };
+  own_the_port(server);
   server.set_payload_max_length(largest_body);
   server.set_keep_alive_timeout(5);
   server.set_read_timeout(10, 0);

@@ -147,6 +147,7 @@ int main(int argc, char** argv) {
   Options options;
   int exit_code = 0;
   if (!shop::parse_options(argc, argv, options, exit_code)) return exit_code;
+  setenv("PGCONNECT_TIMEOUT", "5", 0);  // NOLINT: before any thread; a Postgres that does not answer is away
   std::stop_source stop;
   const auto signals = stop_on_signal(stop);
   try {

@@ -40,11 +40,7 @@ class Service {
     while (!stop.stop_requested()) {
       httplib::Server server;
       server.new_task_queue = [] { return new httplib::ThreadPool(8); };
-      // Without SO_REUSEPORT, which httplib sets by default: two providers on one port would both believe they are the one.
-      server.set_socket_options([](socket_t socket) {
-        const int yes = 1;
-        setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-      });
+      own_the_port(server);
       add_routes(server);
       if (server.bind_to_port(host, port)) serve_until(server, stop);
       for (int i = 0; i < 10 && !stop.stop_requested(); ++i) std::this_thread::sleep_for(50ms);

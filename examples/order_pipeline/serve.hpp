@@ -10,6 +10,14 @@
 
 namespace shop {
 
+/// Without SO_REUSEPORT, which httplib sets by default: two processes on one port would each get some of the requests.
+inline void own_the_port(httplib::Server& server) {
+  server.set_socket_options([](socket_t socket) {
+    const int yes = 1;
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  });
+}
+
 /// Serves on the bound port until `stop`. `Server::stop` does nothing before the server listens, so it is repeated until it has
 /// left.
 inline void serve_until(httplib::Server& server, const std::stop_token& stop) {

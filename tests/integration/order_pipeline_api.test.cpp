@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 #include <httplib.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -18,9 +21,18 @@ namespace {
 using nlohmann::json;
 using namespace std::chrono_literals;
 
+/// A port that nobody listens on.
 int free_port() {
-  httplib::Server probe;
-  return probe.bind_to_any_port("127.0.0.1");
+  const int probe = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  auto* any = reinterpret_cast<sockaddr*>(&address);  // NOLINT: the sockets API
+  const bool bound = ::bind(probe, any, size) == 0 && ::getsockname(probe, any, &size) == 0;
+  ::close(probe);
+  if (!bound) throw std::runtime_error{"no free port"};
+  return ntohs(address.sin_port);
 }
 
 /// The API in this process, on a port of its own.
@@ -60,7 +72,7 @@ class OrdersApi : public testing::Test {
     return tx.exec(sql)[0][0].as<std::int64_t>();
   }
   static void expect_problem(const httplib::Result& result, int status, const std::string& field) {
-    ASSERT_TRUE(result);
+    ASSERT_TRUE(result) << httplib::to_string(result.error());
     EXPECT_EQ(result->status, status) << result->body;
     EXPECT_EQ(result->get_header_value("Content-Type"), "application/problem+json");
     const auto problem = json::parse(result->body);
@@ -128,6 +140,7 @@ TEST_F(OrdersApi, ADatabaseThatIsAwayIsA503WithRetryAfter) {
   auto client = cut_off.client();
   const auto refused = client.Post("/orders", {{"Idempotency-Key", key_}}, body_, "application/json");
   expect_problem(refused, 503, "");
+  ASSERT_TRUE(refused);
   EXPECT_FALSE(refused->get_header_value("Retry-After").empty());
   expect_problem(client.Get("/readyz"), 503, "");
   EXPECT_EQ(client.Get("/healthz")->status, 200);
