@@ -311,7 +311,7 @@ void Sender::settle(std::uint64_t tag, bool multiple, bool acked) {
     confirms_.settle(tag, multiple, [&](Sent& sent) {
       Outcome outcome{Outcome::Status::confirmed, {}};
       if (!acked) {
-        outcome = {Outcome::Status::retryable, "RabbitMQ refused it (basic.nack): the queue could not store it"};
+        outcome = {Outcome::Status::unknown, "RabbitMQ would not vouch for it (basic.nack): it may be in the queue or not"};
       } else if (!sent.returned.empty()) {
         outcome = {Outcome::Status::rejected, std::move(sent.returned)};
       }
