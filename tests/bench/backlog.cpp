@@ -47,7 +47,7 @@ Samples drain_backlog(const Config& config, const Schema& original, std::size_t 
   std::vector<double> firsts;
   std::vector<double> peaks;
   for (int i = 0; i < times; ++i) {
-    refill_outbox(original, schema, backlog);
+    refill_outbox(original, schema, backlog, kKeys);
     schema.execute("CHECKPOINT");
     const Json result = in_child(config, schema, backlog);
     check_count("events in the sink", backlog, result["events"].get<std::size_t>());

@@ -18,6 +18,9 @@
 namespace penstock::bench {
 namespace {
 
+constexpr std::size_t kFewKeys = 10;
+constexpr double kFewKeyEvents = 5'000;
+
 /// The outbox that others are copied from, filled when it is first needed.
 class Original {
  public:
@@ -36,9 +39,9 @@ class Original {
   std::unique_ptr<Schema> schema_;
 };
 
-std::unique_ptr<Schema> prefilled(const Config& config, Original& original, std::size_t events) {
+std::unique_ptr<Schema> prefilled(const Config& config, Original& original, std::size_t events, std::size_t keys) {
   auto schema = std::make_unique<Schema>(config.postgres, Schema::Kind::penstock);
-  refill_outbox(original.get(), *schema, events);
+  refill_outbox(original.get(), *schema, events, keys);
   schema->execute("CHECKPOINT");
   return schema;
 }
@@ -57,7 +60,7 @@ Samples copy_table(const Config& config, Original& original, std::size_t events)
 }
 
 Samples drain_to_sink(const Config& config, Original& original, std::size_t events) {
-  const auto schema = prefilled(config, original, events);
+  const auto schema = prefilled(config, original, events, kKeys);
   Outbox outbox{config.postgres, {.schema = schema->name(), .source = kSource}};
   const auto sink = std::make_shared<InstantSink>();
   const Stopwatch watch;
@@ -68,8 +71,9 @@ Samples drain_to_sink(const Config& config, Original& original, std::size_t even
   return rate(events, seconds);
 }
 
-Samples drain_to_broker(const Config& config, const Backend& backend, Original& original, std::size_t events) {
-  const auto schema = prefilled(config, original, events);
+Samples drain_to_broker(const Config& config, const Backend& backend, Original& original, std::size_t events,
+                        std::size_t keys) {
+  const auto schema = prefilled(config, original, events, keys);
   const auto broker = backend.raw(config);
   const Destination destination{*broker};
   Outbox outbox{config.postgres, {.schema = schema->name(), .source = kSource}};
@@ -109,16 +113,22 @@ std::vector<Work> drain_works(const Config& config) {
   sink.reference = [=](double scale) { return copy_table(config, *original, config.events(kSinkEvents, scale)); };
   works.push_back(std::move(sink));
 
-  for (const Backend& backend : backends(config)) {
-    Work work{.name = "drain." + backend.name, .metrics = {{.unit = "events/s"}}, .settings = settings};
-    work.settings["events"] = config.events(backend.drain_events, 1);
-    work.settings.update(backend.settings);
-    work.settings["reference"] = backend.client + " publishing the same events from memory";
-    work.ours = [=](double scale) {
-      return drain_to_broker(config, backend, *original, config.events(backend.drain_events, scale));
-    };
-    work.reference = [=](double scale) { return publish_raw(config, backend, config.events(backend.drain_events, scale)); };
-    works.push_back(std::move(work));
+  // Many keys, and few: a key's next event is sent when the one before it is acknowledged, so that few keys go at the pace of
+  // the broker's answers.
+  for (const std::size_t keys : {kKeys, kFewKeys}) {
+    for (const Backend& backend : backends(config)) {
+      const double events = keys == kKeys ? backend.drain_events : kFewKeyEvents;
+      Work work{.name = (keys == kKeys ? "drain." : "drain_few_keys.") + backend.name,
+                .metrics = {{.unit = "events/s"}},
+                .settings = settings};
+      work.settings["keys"] = keys;
+      work.settings["events"] = config.events(events, 1);
+      work.settings.update(backend.settings);
+      work.settings["reference"] = backend.client + " publishing such events from memory";
+      work.ours = [=](double scale) { return drain_to_broker(config, backend, *original, config.events(events, scale), keys); };
+      work.reference = [=](double scale) { return publish_raw(config, backend, config.events(events, scale)); };
+      works.push_back(std::move(work));
+    }
   }
   return works;
 }

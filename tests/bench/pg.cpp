@@ -78,7 +78,7 @@ void fill_outbox(const Schema& schema, std::size_t events) {
   }
 }
 
-void refill_outbox(const Schema& from, const Schema& to, std::size_t events) {
+void refill_outbox(const Schema& from, const Schema& to, std::size_t events, std::size_t keys) {
   pqxx::connection connection{to.url()};
   std::string columns;
   std::size_t available = 0;
@@ -89,7 +89,7 @@ void refill_outbox(const Schema& from, const Schema& to, std::size_t events) {
         tx.exec(
               "SELECT string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position) FROM information_schema.columns "
               "WHERE table_schema = '" +
-              from.name() + "' AND table_name = 'outbox' AND column_name NOT IN ('id', 'txid')")[0][0]
+              from.name() + "' AND table_name = 'outbox' AND column_name NOT IN ('id', 'txid', 'key')")[0][0]
             .as<std::string>();
     const pqxx::result range = tx.exec("SELECT count(*), min(id) FROM " + from.table("outbox"));
     available = range[0][0].as<std::size_t>();
@@ -99,9 +99,9 @@ void refill_outbox(const Schema& from, const Schema& to, std::size_t events) {
     const std::size_t at = done % available;
     const std::size_t count = std::min({kFillBatch, events - done, available - at});
     pqxx::work tx{connection};
-    tx.exec("INSERT INTO " + to.table("outbox") + " (" + columns + ") SELECT " + columns + " FROM " + from.table("outbox") +
-            " WHERE id >= " + std::to_string(lowest + at) + " AND id < " + std::to_string(lowest + at + count) +
-            " ORDER BY id");
+    tx.exec("INSERT INTO " + to.table("outbox") + " (" + columns + ", key) SELECT " + columns + ", 'order-' || (id % " +
+            std::to_string(keys) + ") FROM " + from.table("outbox") + " WHERE id >= " + std::to_string(lowest + at) +
+            " AND id < " + std::to_string(lowest + at + count) + " ORDER BY id");
     tx.commit();
     done += count;
   }

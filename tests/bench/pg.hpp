@@ -35,8 +35,8 @@ void execute(const std::string& url, const std::string& sql);
 
 /// Appends the events of payload.hpp through Outbox::append, 1000 in a transaction.
 void fill_outbox(const Schema& schema, std::size_t events);
-/// The same from the rows of another outbox, inside the server: quicker, also 1000 in a transaction.
-void refill_outbox(const Schema& from, const Schema& to, std::size_t events);
+/// The same from the rows of another outbox, inside the server: quicker, also 1000 in a transaction. Over so many keys.
+void refill_outbox(const Schema& from, const Schema& to, std::size_t events, std::size_t keys);
 
 /// `COPY table TO STDOUT`; returns the rows the client received.
 std::size_t copy_out(const std::string& url, const std::string& table);
