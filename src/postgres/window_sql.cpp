@@ -28,7 +28,9 @@ std::string within_bytes(std::string_view rows, std::string_view bytes) {
 
 std::string reader_settings() {
   return "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),"
-         " set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false)";
+         " set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false),"
+         // Under SERIALIZABLE our reads and writes could make the appends of others fail.
+         " set_config('default_transaction_isolation', 'read committed', false)";
 }
 
 std::string poll_sql(const std::string& schema) {

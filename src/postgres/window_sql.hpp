@@ -10,7 +10,7 @@ namespace penstock::postgres {
 // conditions on the transaction are index conditions where the index on (txid, id) is meant, and function calls where the
 // primary key is. `reader_settings` does the rest.
 
-/// Planner settings for a connection that runs only these statements.
+/// Settings of planner and isolation for a connection that runs only these statements.
 std::string reader_settings();
 
 /// The whole window since `prev` when it is small, else only word that it is not.
