@@ -26,12 +26,11 @@ void clean_trace(Event& event, bool twice) {
 
 }  // namespace
 
-void AttributeReader::set(std::string_view name, ExtensionValue value) {
+void AttributeReader::set(std::string_view name, const ExtensionValue& value) {
   any_ = true;
   const std::size_t known = find_attribute(name);
   if (known == attributes.size() && name != "specversion") {
-    const auto [place, added] = event_.extensions.try_emplace(std::string{name}, std::move(value));
-    // A failed try_emplace leaves the value where it was.
+    const auto [place, added] = event_.extensions.try_emplace(std::string{name}, value);
     if (!added && !(place->second == value)) conflict(name, place->second.text(), value.text());
     return;
   }

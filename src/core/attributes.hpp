@@ -51,7 +51,7 @@ inline constexpr std::string_view spec_version = "1.0";
 class AttributeReader {
  public:
   /// Takes one attribute by its lower-case name. Throws MalformedMessage when it was given before with another value.
-  void set(std::string_view name, ExtensionValue value);
+  void set(std::string_view name, const ExtensionValue& value);
 
   /// The event with these attributes, checked; `prefix` is what the message writes before their names, for errors.
   /// Throws MalformedMessage. A broken trace context is left out: it must never cost the message.

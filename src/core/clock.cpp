@@ -39,7 +39,7 @@ Clock& Clock::system() {
   return clock;
 }
 
-bool Clock::sleep_for(Duration duration, std::stop_token stop) {
+bool Clock::sleep_for(Duration duration, std::stop_token stop) {  // NOLINT(performance-unnecessary-value-param)
   std::mutex mutex;
   std::condition_variable_any changed;
   std::unique_lock lock{mutex};

@@ -150,7 +150,7 @@ Event decode_structured(const Wire& wire, Binding binding) {
     if (!syntax::is_attribute_name(lower)) {
       malformed("member " + text::shown(member.name) + " is no attribute name; use lower-case letters and digits only");
     }
-    if (auto value = attribute_value(lower, member.value)) reader.set(lower, std::move(*value));
+    if (const auto value = attribute_value(lower, member.value)) reader.set(lower, *value);
   }
   read_data(reader.event(), data, data_base64);
   read_rest(wire, binding, reader.event());
