@@ -313,6 +313,7 @@ std::optional<Datastore::Due> PostgresSession::begin_due() {
     at_ = result[0]["at"].as<std::string>();
     attempt_ = result[0]["attempt"].as<int>();
     sub_ = std::make_unique<pqxx::subtransaction>(*tx_, "penstock_handler");
+    begin_now(*sub_);
     return Datastore::Due{*current_, attempt_};
   });
 }

@@ -21,6 +21,16 @@ namespace penstock::postgres {
 #define PENSTOCK_PQXX_PARAMS 0
 #endif
 
+/// Makes a subtransaction begin where it stands. libpqxx 6 sends its SAVEPOINT before its first `exec`, but not before
+/// `exec_params`: what was done by statements with parameters alone would outlive its abort.
+inline void begin_now([[maybe_unused]] pqxx::transaction_base& tx) {
+#if PQXX_VERSION_MAJOR < 7
+  if (dynamic_cast<pqxx::subtransaction*>(&tx) != nullptr) {
+    tx.exec("SELECT");
+  }
+#endif
+}
+
 /// Runs one statement with parameters. Give std::string, std::optional<std::string>, integers and bool; bytes travel as hex
 /// text (see text_codec.hpp), arrays as one text literal.
 template <class... Args>
@@ -31,6 +41,7 @@ pqxx::result run(pqxx::transaction_base& tx, const std::string& sql, const Args&
 #if PENSTOCK_PQXX_PARAMS
     return tx.exec(sql, pqxx::params{args...});
 #else
+    begin_now(tx);
     return tx.exec_params(sql, args...);
 #endif
   }

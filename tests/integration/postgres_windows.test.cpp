@@ -333,20 +333,6 @@ TEST_F(WindowsTest, FiftyWritersAtOnceKeepEveryKeyInOrder) {
   EXPECT_EQ(schema_.value("SELECT pg_stat_get_dead_tuples('" + log_ + "'::regclass)"), 0);
 }
 
-TEST_F(WindowsTest, AnAbortedSubtransactionOfLibpqxxTakesItsEventsAlong) {
-  pqxx::connection a{postgres_url()};
-  pqxx::work tx{a};
-  append(tx, "1", "x");
-  {
-    // libpqxx 6 would begin it at its first exec(), so not for a statement with parameters.
-    pqxx::subtransaction undone{tx};
-    append(undone, "undone", "x");
-    undone.abort();
-  }
-  tx.commit();
-  EXPECT_EQ(read_ids(*ours_), (Ids{"1"}));
-}
-
 /// Writers that begin, take keys, append, commit and abort in any order, beside readers that stop and crash; one thread decides
 /// what happens next, so that a seed repeats it.
 class Schedule {
