@@ -210,6 +210,7 @@ void Sender::open_channel() {
   connection_->open_channel(publish_channel);
   amqp_confirm_select(connection_->state(), publish_channel);
   connection_->check_rpc(publish_channel, "asking for publisher confirms");
+  confirms_.clear([](const Sent&) {});  // all are settled by now; what matters is that the tags start anew with the channel
   channel_open_ = true;
 }
 

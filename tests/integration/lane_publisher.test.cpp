@@ -156,6 +156,23 @@ TEST_F(LanePublishing, R6ACutConnectionLosesNoOutcomeAndNoConfirmedEvent) {
   for (const Outcome& outcome : channel.publisher->publish(sent, 20s)) EXPECT_TRUE(outcome.confirmed()) << outcome.error;
 }
 
+// R4: delivery tags start anew with the channel, also when nothing was unconfirmed as the old one ended.
+TEST_F(LanePublishing, R4TagsStartAnewAfterAnIdleConnectionWasCut) {
+  const auto queue = fresh();
+  const auto log = std::make_shared<Memo>();
+  support::TcpProxy wire{port()};
+  Lane lane{{.url = url_by(wire.port()), .logger = log}};
+  lane.declare({.name = queue});
+  const auto channel = lane.channel(queue);
+  for (const Outcome& outcome : channel.publisher->publish(events(3), 20s)) ASSERT_TRUE(outcome.confirmed()) << outcome.error;
+  wire.cut();
+  ASSERT_TRUE(eventually([&] { return log->has("receiving"); })) << log->text();
+  for (int i = 0; i < 3; ++i) {
+    const Outcome outcome = channel.publisher->publish(event(i), 20s);
+    EXPECT_TRUE(outcome.confirmed()) << outcome.error;
+  }
+}
+
 // R12: a peer that is there and silent. Each event has its outcome at its timeout, and the heartbeat ends the connection.
 TEST_F(LanePublishing, R12AHalfOpenConnectionIsGivenUpAndReplaced) {
   const auto queue = fresh();
