@@ -209,8 +209,7 @@ void Producer::run(const std::stop_token& stop) {
         connected = SteadyClock::now();
         continue;
       }
-      const RdEvent event{rd_kafka_queue_poll(queue_.get(), timeout_ms(kTick))};
-      if (event) serve(event.get());
+      serve_next(queue_.get());
       {
         const std::lock_guard lock{mutex_};
         ledger_.sweep(SteadyClock::now());
@@ -224,6 +223,17 @@ void Producer::run(const std::stop_token& stop) {
       log_.say_rarely(LogLevel::error, "thread", std::string{"the producer's thread: "} + error.what());
     }
   }
+}
+
+void Producer::serve_next(rd_kafka_queue_t* queue) {
+  RdEvent event{rd_kafka_queue_poll(queue, timeout_ms(kTick))};
+  if (!event) return;
+  serve(event.get());
+  // Only now is there room in the client's queue: a message counts until its report is destroyed. Whoever found it full and
+  // has not begun to wait yet holds the mutex.
+  event.reset();
+  { const std::lock_guard lock{mutex_}; }
+  changed_.notify_all();
 }
 
 void Producer::serve(rd_kafka_event_t* event) {
@@ -255,7 +265,6 @@ void Producer::serve_reports(rd_kafka_event_t* event) {
     }
     if (ledger_.unreported() == 0) alone_ = false;
   }
-  changed_.notify_all();
 }
 
 void Producer::report(Ledger::Slot& slot, rd_kafka_resp_err_t error, rd_kafka_msg_status_t status) {
@@ -301,8 +310,7 @@ void Producer::disconnect(const std::string& why, bool wait_for_reports) {
       return ledger_.unreported() > 0;
     };
     while (outstanding() && SteadyClock::now() < until) {
-      const RdEvent event{rd_kafka_queue_poll(queue.get(), timeout_ms(kTick))};
-      if (event) serve(event.get());
+      serve_next(queue.get());
     }
   }
   {

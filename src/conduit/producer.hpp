@@ -54,6 +54,7 @@ class Producer {
 
   void run(const std::stop_token& stop);
   void connect();
+  void serve_next(rd_kafka_queue_t* queue);
   void serve(rd_kafka_event_t* event);
   void serve_reports(rd_kafka_event_t* event);
   void report(Ledger::Slot& slot, rd_kafka_resp_err_t error, rd_kafka_msg_status_t status);

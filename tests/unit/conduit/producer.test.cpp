@@ -147,6 +147,18 @@ TEST_F(ProducerOnMock, AFullQueueIsWaitedForAndThenRetryable) {
   }
 }
 
+TEST_F(ProducerOnMock, MoreThanTheQueueHoldsGoesThroughInOneCallAndInOrder) {
+  producer({{"queue.buffering.max.messages", "10"}});
+  std::vector<Event> events;
+  std::vector<std::string> expected;
+  for (int i = 0; i < 200; ++i) {
+    events.push_back(event("k", i));
+    expected.push_back(std::to_string(i));
+  }
+  for (const Outcome& outcome : publish(events)) EXPECT_EQ(outcome.status, Status::confirmed) << outcome.error;
+  EXPECT_EQ(stored(), expected);
+}
+
 TEST_F(ProducerOnMock, AnInvalidOrTooLargeEventDoesNotKeepOthersFromBeingSent) {
   producer();
   Event nameless = event("k", 2);
