@@ -79,6 +79,7 @@ void fill_outbox(const Schema& schema, std::size_t events) {
 }
 
 void refill_outbox(const Schema& from, const Schema& to, std::size_t events, std::size_t keys) {
+  const std::size_t before = to.count("outbox");
   pqxx::connection connection{to.url()};
   std::string columns;
   std::size_t available = 0;
@@ -105,7 +106,7 @@ void refill_outbox(const Schema& from, const Schema& to, std::size_t events, std
     tx.commit();
     done += count;
   }
-  check_count("prefilled outbox", events, to.count("outbox"));
+  check_count("prefilled outbox", before + events, to.count("outbox"));
 }
 
 std::size_t copy_out(const std::string& url, const std::string& table) {

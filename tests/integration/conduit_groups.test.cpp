@@ -272,7 +272,13 @@ TEST_F(ConduitSources, LatestBeginsAtTheEndAndKeepsThatPlace) {
   const auto source = join({.start = ConduitSourceOptions::Start::latest});
   std::set<int> seen;
   const auto deadline = SteadyClock::now() + kPatience;
-  while ((seen.empty() || *seen.rbegin() < before + 3) && SteadyClock::now() < deadline) {
+  const auto all_seen = [&] {
+    for (int i = before; i < before + 4; ++i) {
+      if (!seen.contains(i)) return false;
+    }
+    return true;
+  };
+  while (!all_seen() && SteadyClock::now() < deadline) {
     for (const Message& message : source->poll(10, 200ms)) {
       seen.insert(std::stoi(std::string{message.data()}));
       source->ack(message);
