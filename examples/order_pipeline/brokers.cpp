@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "brokers.hpp"
 
+#include <array>
 #include <stdexcept>
 
 #include "penstock/beacon.hpp"
@@ -23,8 +24,8 @@ class RealBrokers final : public Brokers {
   void declare() override {
     conduit_.declare({.name = "order-events", .partitions = 8});
     conduit_.declare({.name = "order-events.dead", .partitions = 1});
-    lane_.declare({.name = "fulfillment-jobs"});
-    lane_.declare({.name = "fulfillment-jobs.dead"});
+    lane_.declare(
+        std::array{penstock::QueueSpec{.name = "fulfillment-jobs"}, penstock::QueueSpec{.name = "fulfillment-jobs.dead"}});
     beacon_.declare({.name = "notifications"});
     beacon_.declare({.name = "notifications.dead"});
   }

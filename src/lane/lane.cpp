@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -59,31 +60,47 @@ Lane::~Lane() = default;
 Lane::Lane(Lane&&) noexcept = default;
 Lane& Lane::operator=(Lane&&) noexcept = default;
 
-void Lane::declare(const QueueSpec& queue, std::chrono::milliseconds timeout) {
-  lane::check_queue_name(queue.name);
+void Lane::declare(const QueueSpec& queue, std::chrono::milliseconds timeout) { declare(std::span{&queue, 1}, timeout); }
+
+void Lane::declare(std::span<const QueueSpec> queues, std::chrono::milliseconds timeout) {
+  for (const QueueSpec& queue : queues) lane::check_queue_name(queue.name);
+  if (queues.empty()) return;
   const lane::Settings& settings = impl_->settings;
   const lane::SteadyTime deadline = Clock::now() + timeout;
   lane::Interrupt interrupt;
   lane::Backoff backoff;
+  bool created = false;  // by any of our attempts
   while (true) {
     bool logged_in = false;
+    const QueueSpec* queue = &queues.front();
     try {
-      lane::Connection connection{settings.address, settings.heartbeat, "penstock declaring " + queue.name, deadline,
+      lane::Connection connection{settings.address, settings.heartbeat, "penstock declaring " + queue->name, deadline,
                                   interrupt};
       logged_in = true;
       connection.open_channel(1);
-      if (lane::declare_queue(connection, 1, queue)) {
+      const auto declare_all = [&] {
+        bool any = false;
+        for (const QueueSpec& each : queues) {
+          queue = &each;
+          any = lane::declare_queue(connection, 1, each) || any;
+          created = created || any;
+        }
+        return any;
+      };
+      declare_all();
+      if (created) {
         // Whoever publishes after this call may rely on what is confirmed, so the call lasts until that is so.
-        std::this_thread::sleep_for(lane::settling);
-        static_cast<void>(lane::declare_queue(connection, 1, queue));
+        do {
+          std::this_thread::sleep_for(lane::settling);
+        } while (declare_all());
       }
-      settings.topology->remember(queue);
+      for (const QueueSpec& each : queues) settings.topology->remember(each);
       connection.close(std::chrono::seconds{1});
       return;
     } catch (const lane::AmqpError& error) {
-      const std::string where = "queue '" + queue.name + "' at " + settings.address.shown() + ": ";
+      const std::string where = "queue '" + queue->name + "' at " + settings.address.shown() + ": ";
       if (error.channel_only() && error.code() == 406) {
-        throw std::runtime_error{where + "wanted " + wanted(queue) + ", and it exists with other arguments: " + error.what() +
+        throw std::runtime_error{where + "wanted " + wanted(*queue) + ", and it exists with other arguments: " + error.what() +
                                  ". Give the QueueSpec the arguments it has, or drain and delete it"};
       }
       if (error.channel_only()) throw std::runtime_error{where + error.what()};

@@ -85,7 +85,7 @@ bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSp
   arguments.push_back(entry("x-queue-type", std::string_view{quorum ? "quorum" : "classic"}));
   if (quorum) arguments.push_back(entry("x-delivery-limit", never));
   if (queue.single_active_consumer) arguments.push_back(entry("x-single-active-consumer", true));
-  return declare(connection, channel, queue.name, std::move(arguments)) && quorum;
+  return declare(connection, channel, queue.name, std::move(arguments));
 }
 
 bool declare_delay(Connection& connection, amqp_channel_t channel, const DelayQueue& queue) {

@@ -64,6 +64,8 @@ class Backend {
 
   /// Makes a new, empty, durable channel; `partitions` where the backend has such.
   virtual void declare(const std::string& channel, int partitions) = 0;
+  /// The same where that takes long, for scenarios in which the broker does not crash.
+  virtual void declare_quickly(const std::string& channel, int partitions) { declare(channel, partitions); }
   /// Removes it as far as the backend can; called at the end for each one declared. Never throws.
   virtual void remove(const std::string& channel) noexcept { static_cast<void>(channel); }
 
@@ -135,10 +137,15 @@ class Contract : public ::testing::TestWithParam<Subject> {
   static Ids leftovers(Source& source);
 
  private:
+  [[nodiscard]] virtual bool broker_crashes() const { return false; }
+
   std::unique_ptr<Backend> backend_;
   std::vector<std::string> declared_;
 };
-class Outage : public Contract {};
+class Outage : public Contract {
+ private:
+  [[nodiscard]] bool broker_crashes() const override { return true; }
+};
 
 std::set<std::string> ids_of(const std::vector<Event>& events);
 Ids ids_of(const std::vector<Message>& messages);

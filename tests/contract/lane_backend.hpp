@@ -26,6 +26,10 @@ class LaneBackend final : public Backend {
   }
 
   void declare(const std::string& channel, int /*partitions*/) override { lane_.declare({.name = channel, .kind = kind}); }
+  void declare_quickly(const std::string& channel, int partitions) override {
+    support::RawAmqp{url_}.declare_as_lane(channel, kind == QueueSpec::Kind::quorum);
+    declare(channel, partitions);
+  }
   void remove(const std::string& channel) noexcept override {
     try {
       support::RawAmqp{url_}.remove(channel);

@@ -27,7 +27,7 @@ class LanePublishing : public LaneTest {};
 
 // What another program finds in the queue: CloudEvents headers as text, and the properties RabbitMQ's tools show.
 TEST_F(LanePublishing, AStrangerReadsTheEvent) {
-  const auto queue = fresh();
+  const auto queue = ready();
   Lane lane{{.url = url()}};
   lane.declare({.name = queue});
   Event sent = event(7);
@@ -84,7 +84,7 @@ TEST_F(LanePublishing, R5UnroutableIsRejectedThoughItIsAcked) {
 // R3, rule 9: a window of one, of a few and of many give one outcome per event, and the queue holds each once.
 TEST_F(LanePublishing, R3EveryWindowConfirmsEachEventOnce) {
   for (const std::size_t window : {1U, 7U, 5'000U}) {
-    const auto queue = fresh();
+    const auto queue = ready(QueueSpec::Kind::classic);
     Lane lane{{.url = url(), .window = window}};
     lane.declare({.name = queue, .kind = QueueSpec::Kind::classic});
     const auto sent = events(300);
@@ -123,7 +123,7 @@ TEST_F(LanePublishing, WrongCredentialsAndVhostAreRetryableWithTheReasonAndWitho
 }
 
 TEST_F(LanePublishing, OversizedHeadersAreRejectedAndNeighboursConfirmed) {
-  const auto queue = fresh();
+  const auto queue = ready();
   Lane lane{{.url = url()}};
   lane.declare({.name = queue});
   auto sent = events(3);
@@ -137,7 +137,7 @@ TEST_F(LanePublishing, OversizedHeadersAreRejectedAndNeighboursConfirmed) {
 
 // A cut connection: what was sent is `unknown`, and sent again under the same id by whoever publishes it is there.
 TEST_F(LanePublishing, R6ACutConnectionLosesNoOutcomeAndNoConfirmedEvent) {
-  const auto queue = fresh();
+  const auto queue = ready();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port())}};
   lane.declare({.name = queue});
@@ -158,7 +158,7 @@ TEST_F(LanePublishing, R6ACutConnectionLosesNoOutcomeAndNoConfirmedEvent) {
 
 // R4: delivery tags start anew with the channel, also when nothing was unconfirmed as the old one ended.
 TEST_F(LanePublishing, R4TagsStartAnewAfterAnIdleConnectionWasCut) {
-  const auto queue = fresh();
+  const auto queue = ready();
   const auto log = std::make_shared<Memo>();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port()), .logger = log}};
@@ -175,7 +175,7 @@ TEST_F(LanePublishing, R4TagsStartAnewAfterAnIdleConnectionWasCut) {
 
 // R12: a peer that is there and silent. Each event has its outcome at its timeout, and the heartbeat ends the connection.
 TEST_F(LanePublishing, R12AHalfOpenConnectionIsGivenUpAndReplaced) {
-  const auto queue = fresh();
+  const auto queue = ready();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port()), .heartbeat = 1s}};
   lane.declare({.name = queue});
@@ -196,7 +196,7 @@ TEST_F(LanePublishing, R12AHalfOpenConnectionIsGivenUpAndReplaced) {
 
 // R7: heartbeats go on while nothing is published, so the connection is still the first one.
 TEST_F(LanePublishing, R7AnIdlePublisherKeepsItsConnection) {
-  const auto queue = fresh();
+  const auto queue = ready();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port()), .heartbeat = 1s}};
   lane.declare({.name = queue});
@@ -219,7 +219,7 @@ TEST_F(LanePublishing, ChannelsOfOneNameShareAPublisher) {
 class LaneDeclaring : public LaneTest {};
 
 TEST_F(LaneDeclaring, IsIdempotentAndSaysWhatDiffers) {
-  const auto queue = fresh();
+  const auto queue = ready();
   Lane lane{{.url = url()}};
   lane.declare({.name = queue});
   lane.declare({.name = queue});

@@ -44,7 +44,7 @@ class LaneReceiving : public LaneTest {
 
 // Each prefix that is in use somewhere, and attributes that are no text.
 TEST_F(LaneReceiving, ReadsWhatStrangersWrite) {
-  const auto queue = fresh();
+  const auto queue = ready();
   Lane lane{{.url = url()}};
   lane.declare({.name = queue});
   support::RawAmqp stranger{url()};
@@ -91,7 +91,7 @@ TEST_F(LaneReceiving, ReadsWhatStrangersWrite) {
 
 // R8: RabbitMQ says that the consumer is gone, and the source declares and subscribes again.
 TEST_F(LaneReceiving, R8AQueueDeletedUnderTheConsumerIsDeclaredAndConsumedAgain) {
-  const auto queue = fresh();
+  const auto queue = ready();
   const auto log = std::make_shared<Memo>();
   Lane lane{{.url = url(), .logger = log}};
   lane.declare({.name = queue});
@@ -118,7 +118,7 @@ TEST_F(LaneReceiving, R8AQueueDeletedUnderTheConsumerIsDeclaredAndConsumedAgain)
 
 // R7: a handler that takes three heartbeats costs nothing: the connection lives, the acknowledgement counts.
 TEST_F(LaneReceiving, R7ASlowHandlerKeepsItsConnection) {
-  const auto queue = fresh();
+  const auto queue = ready();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port()), .heartbeat = 2s}};
   lane.declare({.name = queue});
@@ -137,7 +137,7 @@ TEST_F(LaneReceiving, R7ASlowHandlerKeepsItsConnection) {
 
 // R14: a receipt of an earlier channel is ignored. Used as a tag it would close the new channel, or settle another message.
 TEST_F(LaneReceiving, R14AReceiptFromBeforeACutIsIgnored) {
-  const auto queue = fresh();
+  const auto queue = ready();
   support::TcpProxy wire{port()};
   const auto log = std::make_shared<Memo>();
   Lane lane{{.url = url_by(wire.port()), .logger = log}};
@@ -183,7 +183,7 @@ TEST_F(LaneReceiving, R6AChannelErrorIsRecoveredFrom) {
 // R15: not before its delay, others pass, the bytes and the types of its headers stay, the count rises, and no copy is left.
 TEST_F(LaneReceiving, R15ADelayedRetryWaitsAtTheBrokerAndKeepsTheMessage) {
   for (const auto kind : {QueueSpec::Kind::quorum, QueueSpec::Kind::classic}) {
-    const auto queue = fresh();
+    const auto queue = ready(kind);
     clean_up(queue + ".retry.500");
     clean_up(queue + ".retry.200");
     Lane lane{{.url = url()}};
@@ -258,7 +258,7 @@ TEST_F(LaneReceiving, R15ARetryWithoutItsQueueLosesNothing) {
 
 // RabbitMQ 4 drops after 20 deliveries unless told otherwise; how often is enough is not for the broker to say.
 TEST_F(LaneReceiving, NothingIsDroppedForBeingDeliveredOften) {
-  const auto queue = fresh();
+  const auto queue = ready();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port())}};
   lane.declare({.name = queue});
@@ -275,7 +275,7 @@ TEST_F(LaneReceiving, NothingIsDroppedForBeingDeliveredOften) {
 // A quorum queue's own client holds acknowledgements back; a source that closes waits for them.
 TEST_F(LaneReceiving, CloseKeepsEveryAcknowledgement) {
   for (const auto kind : {QueueSpec::Kind::quorum, QueueSpec::Kind::classic}) {
-    const auto queue = fresh();
+    const auto queue = ready(kind);
     Lane lane{{.url = url()}};
     lane.declare({.name = queue, .kind = kind});
     store(lane, queue, events(500));

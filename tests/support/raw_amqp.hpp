@@ -50,6 +50,21 @@ class RawAmqp {
     amqp_queue_declare(state_, 1, bytes(queue), 0, 1, 0, 0, amqp_table_t{static_cast<int>(arguments.size()), arguments.data()});
     check(amqp_get_rpc_reply(state_));
   }
+  /// A queue as Lane declares it, without Lane's wait until it would survive a crash of RabbitMQ.
+  void declare_as_lane(const std::string& queue, bool quorum) {
+    std::vector<amqp_table_entry_t> arguments(1);
+    arguments[0].key = bytes("x-queue-type");
+    arguments[0].value.kind = AMQP_FIELD_KIND_UTF8;
+    arguments[0].value.value.bytes = bytes(quorum ? "quorum" : "classic");
+    if (quorum) {
+      amqp_table_entry_t limit{};
+      limit.key = bytes("x-delivery-limit");
+      limit.value.kind = AMQP_FIELD_KIND_I64;
+      limit.value.value.i64 = 1'000'000'000;
+      arguments.push_back(limit);
+    }
+    declare(queue, std::move(arguments));
+  }
   void remove(const std::string& queue) {
     amqp_queue_delete(state_, 1, bytes(queue), 0, 0);
     check(amqp_get_rpc_reply(state_));
