@@ -34,6 +34,14 @@ class PENSTOCK_EXPORT EventLog {
     Event event{};
   };
 
+  /// What a cursor has still to settle.
+  struct Backlog {
+    std::uint64_t events = 0;  ///< committed and not settled
+    bool exact = false;        ///< else `events` is about right, and also counts what goes to others and was rolled back
+    std::chrono::milliseconds age{0};  ///< since the oldest of them was appended
+    std::string position{};            ///< up to where everything is settled, in the log's own terms: for people to read
+  };
+
   /// One destination's place in the log, held under a lease with a fencing token.
   /// Every call may throw LogUnavailable (call again) or LeaseLost (start over with `acquire`).
   /// Thread safety: one thread at a time.
@@ -51,6 +59,9 @@ class PENSTOCK_EXPORT EventLog {
     virtual void checkpoint(std::uint64_t sequence) = 0;
     /// Records an event that will never be published as a dead letter of the log's side, durably, before returning.
     virtual void bury(const Entry& entry, const std::string& channel, const std::string& error, int attempts) = 0;
+    /// What is left to settle, by this owner's last `checkpoint`; without the lease, by what is stored. Costs the same whatever
+    /// the backlog: a few statements' time, so ask about once a second.
+    virtual Backlog backlog() = 0;
     /// Waits for a sign that something was committed, or for `most`. A hint only: it may be lost or be for nothing.
     virtual void wait(std::chrono::milliseconds most, std::stop_token stop) = 0;
     /// Writes the checkpoint and gives the lease up, so that another relay takes over at once. Does not throw.

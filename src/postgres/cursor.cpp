@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "penstock/uuid.hpp"
+#include "postgres/backlog.hpp"
 #include "postgres/connection.hpp"
 #include "postgres/outbox_letter.hpp"
 #include "postgres/schema_name.hpp"
@@ -248,6 +249,26 @@ void PostgresCursor::bury(const EventLog::Entry& entry, const std::string& chann
                          {.cursor = name_, .channel = channel, .outbox_id = id, .error = error, .attempts = attempts},
                          entry.event);
     tx.commit();
+  });
+}
+
+EventLog::Backlog PostgresCursor::backlog() {
+  return guarded("measure its backlog", [&] {
+    connect();
+    pqxx::nontransaction tx{*connection_};
+    if (owned_) {
+      return measure_backlog(tx, settings_.schema, tracker_.position(), reader_.patterns());
+    }
+    const auto stored =
+        run(tx,
+            in_schema("SELECT prev::text, coalesce(cur::text, '') AS cur, place FROM @schema@.cursors WHERE name = $1",
+                      settings_.schema),
+            name_);
+    LogPosition position{.prev = Snapshot::beginning().text};
+    if (!stored.empty()) {
+      position = {stored[0]["prev"].c_str(), stored[0]["cur"].c_str(), stored[0]["place"].as<std::int64_t>()};
+    }
+    return measure_backlog(tx, settings_.schema, position, reader_.patterns());
   });
 }
 

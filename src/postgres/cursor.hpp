@@ -42,6 +42,7 @@ class PostgresCursor final : public EventLog::Cursor {
   std::vector<EventLog::Entry> read(std::size_t max) override;
   void checkpoint(std::uint64_t sequence) override;
   void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) override;
+  EventLog::Backlog backlog() override;
   void wait(std::chrono::milliseconds most, std::stop_token stop) override;
   void release() noexcept override;
 

@@ -49,4 +49,15 @@ bool Snapshot::sees(std::uint64_t txid) const {
   return txid < xmax && !std::binary_search(in_flight.begin(), in_flight.end(), txid);
 }
 
+std::string array_of(const std::vector<std::uint64_t>& numbers) {
+  std::string text = "{";
+  for (const std::uint64_t number : numbers) {
+    if (text.size() > 1) {
+      text += ',';
+    }
+    text += std::to_string(number);
+  }
+  return text + "}";
+}
+
 }  // namespace penstock::postgres

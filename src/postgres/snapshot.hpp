@@ -22,4 +22,7 @@ struct Snapshot {
   [[nodiscard]] bool sees(std::uint64_t txid) const;
 };
 
+/// Transaction numbers as an array literal.
+std::string array_of(const std::vector<std::uint64_t>& numbers);
+
 }  // namespace penstock::postgres

@@ -47,17 +47,6 @@ LogRow read_row(const pqxx::row& row) {
   return result;
 }
 
-std::string array_of(const std::vector<std::uint64_t>& numbers) {
-  std::string text = "{";
-  for (const std::uint64_t number : numbers) {
-    if (text.size() > 1) {
-      text += ',';
-    }
-    text += std::to_string(number);
-  }
-  return text + "}";
-}
-
 std::optional<std::int64_t> optional_id(const pqxx::field& field) {
   return field.is_null() ? std::nullopt : std::optional{field.as<std::int64_t>()};
 }

@@ -70,6 +70,9 @@ class WindowReader {
   };
   Taken take();
 
+  /// LIKE patterns of the routes that are read, as an array literal; none for all.
+  [[nodiscard]] const std::optional<std::string>& patterns() const { return patterns_; }
+
   /// When nothing is buffered and no window is open: everything visible in this has been taken.
   [[nodiscard]] std::optional<std::string> closed_at() const;
 

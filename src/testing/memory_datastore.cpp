@@ -11,10 +11,11 @@ namespace penstock::testing {
 namespace memory {
 
 void StoreState::append(Event event, std::string route) {
+  const auto now = clock.now();
   if (event.time.empty()) {
-    event.time = format_time(clock.now());
+    event.time = format_time(now);
   }
-  log.push_back({std::move(event), std::move(route)});
+  log.push_back({std::move(event), std::move(route), now});
   appended.notify_all();
 }
 
@@ -47,7 +48,7 @@ void MemoryDatastore::append(Event event) {
 std::vector<Event> MemoryDatastore::emitted() const {
   const std::lock_guard guard{impl_->mutex};
   std::vector<Event> events;
-  for (const auto& [event, route] : impl_->log) {
+  for (const auto& [event, route, at] : impl_->log) {
     if (route == event.type) {
       events.push_back(event);
     }

@@ -12,6 +12,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr std::chrono::seconds lease{5};
+constexpr std::size_t counted = 1000;  // entries of a backlog that are looked at one by one
 
 class MemoryCursor final : public EventLog::Cursor {
  public:
@@ -43,9 +44,7 @@ class MemoryCursor final : public EventLog::Cursor {
     std::vector<EventLog::Entry> entries;
     for (; next_ < state_->log.size() && entries.size() < max; ++next_) {
       const StoreState::Appended& appended = state_->log[next_];
-      const bool mine = std::any_of(patterns_.begin(), patterns_.end(),
-                                    [&appended](const std::string& pattern) { return route_matches(pattern, appended.route); });
-      if (mine) {
+      if (mine(appended)) {
         positions_.push_back(next_);
         entries.push_back({settled_ + positions_.size(), appended.event});
       }
@@ -82,6 +81,24 @@ class MemoryCursor final : public EventLog::Cursor {
     state_->letters.push_back(std::move(letter));
   }
 
+  EventLog::Backlog backlog() override {
+    const std::lock_guard guard{state_->mutex};
+    require_log();
+    const std::size_t settled = state_->cursors[name_].settled;
+    EventLog::Backlog backlog{.exact = true, .position = std::to_string(settled)};
+    for (std::size_t i = settled; i < state_->log.size(); ++i) {
+      if (i - settled == counted) {
+        backlog.events += state_->log.size() - i;
+        backlog.exact = false;
+        break;
+      }
+      if (mine(state_->log[i]) && backlog.events++ == 0) {
+        backlog.age = std::chrono::duration_cast<milliseconds>(state_->clock.now() - state_->log[i].at);
+      }
+    }
+    return backlog;
+  }
+
   void wait(milliseconds most, std::stop_token stop) override {
     std::unique_lock lock{state_->mutex};
     if (next_ >= state_->log.size()) {
@@ -104,6 +121,11 @@ class MemoryCursor final : public EventLog::Cursor {
     if (state_->away) {
       throw LogUnavailable{"the memory datastore is away"};
     }
+  }
+
+  [[nodiscard]] bool mine(const StoreState::Appended& appended) const {
+    return std::any_of(patterns_.begin(), patterns_.end(),
+                       [&appended](const std::string& pattern) { return route_matches(pattern, appended.route); });
   }
 
   StoreState::Place& held() {

@@ -40,6 +40,7 @@ struct StoreState {
   struct Appended {
     Event event{};
     std::string route{};
+    TimePoint at{};
   };
   struct Place {
     std::uint64_t token = 0;

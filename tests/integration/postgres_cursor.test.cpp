@@ -402,5 +402,50 @@ TEST_F(CursorTest, AHugeTransactionIsStreamedInOrder) {
   EXPECT_EQ(next, kEvents);
 }
 
+TEST_F(CursorTest, TheBacklogIsWhatIsCommittedAndNotSettled) {
+  auto cursor = acquired(outbox_);
+  EXPECT_EQ(cursor->backlog().events, 0U);
+  EXPECT_EQ(cursor->backlog().age, 0ms);
+  append(10);
+  {
+    pqxx::connection other{postgres_url()};
+    pqxx::work open{other};
+    outbox_.append(open, {.id = "open", .type = "t"});
+    append(5);
+    EXPECT_EQ(cursor->backlog().events, 15U);
+  }
+  EXPECT_EQ(read(*cursor, 100).size(), 15U);
+  cursor->checkpoint(4);
+  ASSERT_TRUE(eventually([&] { return cursor->backlog().age >= 2ms; }));
+  const auto backlog = cursor->backlog();
+  EXPECT_EQ(backlog.events, 11U);
+  EXPECT_TRUE(backlog.exact);
+  EXPECT_FALSE(backlog.position.empty());
+  cursor->checkpoint(15);
+  EXPECT_EQ(cursor->backlog().events, 0U) << "what was rolled back is no backlog";
+  EXPECT_EQ(cursor->backlog().age, 0ms);
+}
+
+TEST_F(CursorTest, TheBacklogOfACursorIsItsOwnEventsAndIsSeenWithoutTheLease) {
+  append(3);
+  auto cursor = outbox_.cursor("memory:others", {"other.*"});
+  EXPECT_EQ(cursor->backlog().events, 0U);
+  auto all = outbox_.cursor("memory:all", {"*"});
+  EXPECT_EQ(all->backlog().events, 3U);
+  EXPECT_TRUE(all->backlog().exact);
+}
+
+TEST_F(CursorTest, ALargeBacklogIsEstimated) {
+  append(6000);
+  auto cursor = acquired(outbox_);
+  auto backlog = cursor->backlog();
+  EXPECT_FALSE(backlog.exact);
+  EXPECT_EQ(backlog.events, 6000U);
+  EXPECT_EQ(cursor->read(4000).size(), 1000U);
+  EXPECT_EQ(cursor->read(4000).size(), 1000U);
+  cursor->checkpoint(1500);
+  EXPECT_EQ(cursor->backlog().events, 4500U);
+}
+
 }  // namespace
 }  // namespace penstock

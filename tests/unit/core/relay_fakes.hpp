@@ -129,6 +129,12 @@ class ScriptedLog final : public EventLog {
       place();
       log_.burials_.push_back({entry.event.id, channel, error, attempts});
     }
+    Backlog backlog() override {
+      const std::lock_guard lock{log_.mutex_};
+      check_away();
+      const std::size_t settled = log_.places_[name_].settled;
+      return {.events = log_.events_.size() - settled, .position = std::to_string(settled)};
+    }
     void wait(std::chrono::milliseconds most, std::stop_token stop) override {
       std::unique_lock lock{log_.mutex_};
       const auto seen = log_.events_.size();

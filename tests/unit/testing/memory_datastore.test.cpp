@@ -187,6 +187,28 @@ TEST_F(MemoryDatastoreTest, Rule04_ALeaseThatWasTakenOverIsLost) {
   EXPECT_EQ(second->read(1).size(), 1U);
 }
 
+TEST_F(MemoryDatastoreTest, TheBacklogOfACursorIsWhatItHasNotSettled) {
+  const auto cursor = store.cursor("c", {"test.*"});
+  EXPECT_EQ(cursor->backlog().events, 0U);
+  store.append(test::numbered("a", 1));
+  clock.advance(3s);
+  store.append(test::numbered("a", 2));
+  Event foreign = test::numbered("a", 3);
+  foreign.type = "other.thing.v1";
+  store.append(foreign);
+  ASSERT_TRUE(cursor->acquire());
+  EXPECT_EQ(cursor->read(10).size(), 2U);
+  EXPECT_EQ(cursor->backlog().events, 2U);
+  EXPECT_EQ(cursor->backlog().age, 3s);
+  EXPECT_TRUE(cursor->backlog().exact);
+  cursor->checkpoint(1);
+  EXPECT_EQ(cursor->backlog().events, 1U);
+  EXPECT_EQ(cursor->backlog().age, 0s);
+  for (int number = 4; number < 2000; ++number) store.append(test::numbered("a", number));
+  EXPECT_FALSE(cursor->backlog().exact);
+  EXPECT_GE(cursor->backlog().events, 1996U);
+}
+
 TEST_F(MemoryDatastoreTest, ACursorBuriesOnTheLogsSide) {
   store.append(test::numbered("a", 1));
   const auto cursor = store.cursor("c", {"*"});
