@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "conduit/client_log.hpp"
 
+#include <string_view>
 #include <utility>
 
 namespace penstock::conduit {
@@ -39,6 +40,8 @@ void ClientLog::say_rarely(LogLevel level, const std::string& kind, const std::s
 void ClientLog::relay(int syslog_level, const char* facility, const char* text) noexcept {
   if (!logger_ || text == nullptr) return;
   try {
+    // One set of properties serves producers and consumers; each says of the other's that it ignores them.
+    if (std::string_view{text}.find("will be ignored by this") != std::string_view::npos) return;
     const LogLevel level = syslog_level <= 3   ? LogLevel::error
                            : syslog_level == 4 ? LogLevel::warn
                            : syslog_level <= 6 ? LogLevel::info

@@ -101,6 +101,13 @@ TEST_F(ProducerOnMock, APermanentErrorOfTheBrokerIsARejection) {
   EXPECT_EQ(next.status, Status::confirmed) << next.error;
 }
 
+// One set of properties serves both roles, so a consumer's property is no mistake in a producer.
+TEST_F(ProducerOnMock, SaysNothingAboutTheOtherRolesProperties) {
+  producer({{"auto.offset.reset", "earliest"}});
+  ASSERT_TRUE(publish(event("k", 0)).confirmed());
+  for (const auto& [level, text] : lines_->lines()) EXPECT_THAT(text, ::testing::Not(HasSubstr("will be ignored"))) << text;
+}
+
 TEST_F(ProducerOnMock, APassingErrorIsRetriedInsideAndStoredOnce) {
   producer();
   ASSERT_TRUE(publish(event("k", 0)).confirmed());
