@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <stop_token>
 #include <string>
@@ -32,6 +33,7 @@ class PENSTOCK_EXPORT EventLog {
   struct Entry {
     std::uint64_t sequence = 0;  ///< counts the entries of one ownership of one cursor, from 1, without gaps
     Event event{};
+    bool returned = false;  ///< was parked, and nothing holds its key any more
   };
 
   /// What a cursor has still to settle.
@@ -62,6 +64,13 @@ class PENSTOCK_EXPORT EventLog {
     /// What is left to settle, by this owner's last `checkpoint`; without the lease, by what is stored. Costs the same whatever
     /// the backlog: a few statements' time, so ask about once a second.
     virtual Backlog backlog() = 0;
+    /// Records events, durably, before returning, as waiting behind a dead letter of their key; they then count as settled.
+    /// `read` gives them out again, in their order, when every dead letter of their key was replayed or discarded.
+    virtual void park(std::span<const Entry> entries, const std::string& channel) = 0;
+    /// The keys of this cursor with a dead letter that was neither replayed nor discarded, or with events that are parked.
+    virtual std::vector<std::string> held_keys() = 0;
+    /// The names of all cursors this log has had.
+    virtual std::vector<std::string> siblings() = 0;
     /// Waits for a sign that something was committed, or for `most`. A hint only: it may be lost or be for nothing.
     virtual void wait(std::chrono::milliseconds most, std::stop_token stop) = 0;
     /// Writes the checkpoint and gives the lease up, so that another relay takes over at once. Does not throw.
@@ -70,11 +79,17 @@ class PENSTOCK_EXPORT EventLog {
 
   virtual ~EventLog() = default;
   /// The cursor of that name (made at its first `acquire`), seeing only events whose route matches one of the patterns. A route
-  /// is the event's type, or `dead_letters_of(channel)` for a dead letter; see `route_matches`.
+  /// is the event's type, or `dead_letters_of(channel)` for a dead letter; see `route_covered`.
   virtual std::unique_ptr<Cursor> cursor(const std::string& name, const std::vector<std::string>& patterns) = 0;
 };
 
 /// Whether a pattern such as "shop.order.*" covers a route: `*` stands for any run of characters, also dots and none.
 PENSTOCK_EXPORT bool route_matches(std::string_view pattern, std::string_view route) noexcept;
+
+/// Whether a cursor's patterns cover a route: one of them matches. When each begins with `!`, as "!shop.order.*", the cursor
+/// is for the rest: none of them matches without the `!`.
+PENSTOCK_EXPORT bool route_covered(const std::vector<std::string>& patterns, std::string_view route) noexcept;
+/// Whether the patterns are those of a cursor for the rest. Throws std::invalid_argument when only some of them begin with `!`.
+PENSTOCK_EXPORT bool route_complement(const std::vector<std::string>& patterns);
 
 }  // namespace penstock

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -24,9 +25,29 @@ struct Route {
   Channel channel{};
 };
 
+/// What becomes of a key when an event of it was rejected for good and is a dead letter.
+enum class AfterDeadLetter : std::uint8_t {
+  next,  ///< its later events go on
+  hold   ///< its later events wait, parked beside the dead letter, until it is replayed or discarded; also after a restart
+};
+
+/// What becomes of an event that no route matches.
+enum class Unrouted : std::uint8_t {
+  dead_letter,  ///< the routes of this relay are all there are: such an event is a dead letter of "penstock:unrouted"
+  ignore        ///< another relay may carry it
+};
+
+/// When the channel is to blame and not the event: so many of the last events, each counted once, were rejected.
+struct SystemicFailure {
+  std::size_t rejected = 20;
+  std::size_t of = 50;   ///< or of a whole batch that is larger, in the same proportion
+  std::size_t keys = 2;  ///< different ones among the rejected; an event without a key counts as one of its own
+};
+
 struct RelayOptions {
-  std::size_t batch = 500;       ///< most events handed to a publisher in one call
-  std::size_t in_flight = 4000;  ///< most events read and not settled, per channel
+  std::size_t batch = 500;                               ///< most events handed to a publisher in one call
+  std::size_t in_flight = 4000;                          ///< most events read and not settled, per channel …
+  std::size_t in_flight_bytes = std::size_t{16} << 20U;  ///< … and most memory they take, but for the last read
   std::chrono::milliseconds publish_timeout{30'000};
   std::chrono::milliseconds drain_timeout{10'000};
   std::chrono::milliseconds idle_wait{1'000};  ///< longest sleep between polls when no hint arrives
@@ -34,7 +55,10 @@ struct RelayOptions {
                           .cap(std::chrono::seconds{10})
                           .attempts(1'000'000)
                           .jitter(Jitter::equal);  ///< for `retryable` and `unknown`; the event is never given up
-  int rejections = 3;  ///< how often a `rejected` event is tried before it is buried and its key goes on
+  int rejections = 3;                              ///< how often a `rejected` event is tried before it becomes a dead letter
+  AfterDeadLetter after_dead_letter = AfterDeadLetter::next;
+  SystemicFailure systemic{};
+  Unrouted unrouted = Unrouted::dead_letter;
   Clock* clock = &Clock::system();
   Random* random = &Random::system();
   std::shared_ptr<Logger> logger{};
@@ -46,11 +70,23 @@ struct RelayStatus {
     bool owner = false;           ///< this relay holds the lease of the channel's cursor
     std::uint64_t published = 0;  ///< confirmed since construction
     std::uint64_t buried = 0;     ///< rejected for good and recorded as dead letters
-    std::size_t in_flight = 0;
+    std::uint64_t parked = 0;     ///< recorded as waiting behind a dead letter of their key
+    double rate = 0;              ///< confirmed per second, over the last ten
+    std::size_t in_flight = 0;    ///< read and not settled
+    std::size_t in_flight_bytes = 0;
     std::size_t fenced_keys = 0;  ///< keys that wait behind a failed event
+    std::size_t held_keys = 0;    ///< keys that wait behind a dead letter
+    bool systemic = false;  ///< the channel rejects what it is sent: nothing is dead-lettered, and it is tried now and then
+    bool away = false;      ///< the broker does not answer or takes nothing: it is tried now and then
     std::string last_error{};
+    std::optional<Clock::TimePoint> last_error_at{};
+    /// What is still to be settled, at most a few seconds old; empty until it was first asked for.
+    std::optional<EventLog::Backlog> backlog{};
   };
   std::vector<PerChannel> channels{};
+  /// Events that no route matches: `buried`, or with `published` those only reported. Empty when they are ignored, or cannot
+  /// be.
+  std::optional<PerChannel> unrouted{};
 };
 
 /// Carries committed events from a log to their channels: nothing is lost, and the events of one key arrive in their order.
@@ -59,6 +95,15 @@ struct RelayStatus {
 /// fences its key: later events of that key wait, other keys flow. The checkpoint never passes an event that is not settled, so
 /// a crash at any moment means repeats with the same id, never a gap. Relays in several processes share the work by cursors and
 /// take over from each other when a lease ends. No database transaction is open while a broker is waited for.
+///
+/// A rejected event is tried again with its key behind it, then recorded as a dead letter; then its key goes on or waits, by
+/// `after_dead_letter`. When the channel rejects so much that it must be the channel (`systemic`), nothing more is
+/// dead-lettered: one batch at a time is tried, with growing pauses, and the first event that goes through ends it.
+///
+/// An event that no route matches is never silent. By default the routes of a relay are taken for all there are, and such an
+/// event becomes a dead letter. Relays with different routes on one log say `Unrouted::ignore`, all but perhaps one whose
+/// routes cover the rest. A relay that finds another's cursors in its log reports such events in log and status and buries
+/// none. (Dead letters that no route carries on are recorded already, and left alone.)
 ///
 /// Thread safety: `run` once, from one thread; `status` from any. Lifetime: log, clock and random must outlive it; its threads
 /// live inside `run`; it shares ownership of the channels' publishers.

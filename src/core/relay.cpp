@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/relay_channel.hpp"
+#include "core/relay_unrouted.hpp"
 
 namespace penstock {
 namespace {
@@ -24,6 +25,8 @@ void check(const std::vector<Route>& routes, const RelayOptions& options) {
   for (const Route& route : routes) {
     require(!route.pattern.empty(), "Relay: the route to channel '" + route.channel.name +
                                         "' has no pattern; give one such as \"shop.order.*\", or \"*\" for everything");
+    require(route.pattern.front() != '!', "Relay: the pattern '" + route.pattern +
+                                              "' begins with '!', which is for what no route matches; name what is wanted");
     require(!route.channel.name.empty() && route.channel.publisher != nullptr,
             "Relay: the route '" + route.pattern + "' has no channel; give it one made by a backend's channel()");
   }
@@ -33,6 +36,11 @@ void check(const std::vector<Route>& routes, const RelayOptions& options) {
   };
   require(options.batch > 0, "RelayOptions.batch is 0; give at least 1");
   require(options.in_flight > 0, "RelayOptions.in_flight is 0; give at least 1");
+  require(options.in_flight_bytes > 0, "RelayOptions.in_flight_bytes is 0; give at least 1");
+  require(options.systemic.rejected > 0 && options.systemic.rejected <= options.systemic.of && options.systemic.keys > 0,
+          "RelayOptions.systemic is " + std::to_string(options.systemic.rejected) + " of " +
+              std::to_string(options.systemic.of) + " with " + std::to_string(options.systemic.keys) +
+              " keys; give at least 1 each, and no more `rejected` than `of`");
   require(options.rejections > 0,
           "RelayOptions.rejections is " + std::to_string(options.rejections) + "; give at least 1, the first try counts");
   positive(options.publish_timeout, "publish_timeout");
@@ -48,6 +56,7 @@ class Relay::Impl {
  public:
   Impl(EventLog& log, std::vector<Route> routes, const RelayOptions& options) {
     check(routes, options);
+    unrouted_ = watch_unrouted(log, routes, options);
     while (!routes.empty()) {
       // The routes to one channel share a cursor, so an event that matches several of them goes there once.
       const Channel channel = routes.front().channel;
@@ -72,12 +81,18 @@ class Relay::Impl {
     std::atomic<bool> drained{true};
     std::vector<std::jthread> threads;
     try {
-      for (const auto& channel : channels_) {
-        threads.emplace_back([&drained, &all, channel = channel.get()] {
-          if (!channel->run(all.get_token())) {
+      const auto start = [&](RelayChannel& channel) {
+        threads.emplace_back([&drained, &all, &channel] {
+          if (!channel.run(all.get_token())) {
             drained = false;
           }
         });
+      };
+      for (const auto& channel : channels_) {
+        start(*channel);
+      }
+      if (unrouted_) {
+        start(*unrouted_);
       }
     } catch (...) {  // no more threads to be had: those that run are stopped, and joined
       all.request_stop();
@@ -92,11 +107,15 @@ class Relay::Impl {
     for (const auto& channel : channels_) {
       status.channels.push_back(channel->status());
     }
+    if (unrouted_) {
+      status.unrouted = unrouted_->status();
+    }
     return status;
   }
 
  private:
   std::vector<std::unique_ptr<RelayChannel>> channels_;
+  std::unique_ptr<RelayChannel> unrouted_;
   std::atomic<bool> started_{false};
 };
 

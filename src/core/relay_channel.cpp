@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <set>
 
 namespace penstock {
 namespace {
@@ -13,12 +12,8 @@ using namespace std::chrono_literals;
 // One event that fails for hours must not make what is remembered of the others grow for ever: reading pauses here.
 constexpr std::uint64_t kLargestSpan = 1'000'000;
 
-constexpr std::size_t kJudgements = 100;      // how many of the channel's last judgements count …
-constexpr std::size_t kSystemicKeys = 20;     // … as systemic when so many different keys were rejected …
-constexpr std::size_t kSystemicPercent = 80;  // … and so much of them
-constexpr std::size_t kSilentFailures = 50;   // failures without a single judgement in between: the broker is away
-
-constexpr auto kShortestBackOff = 5ms;
+constexpr auto kTakeOver = 700ms;   // between two looks at a lease that another relay holds
+constexpr auto kLook = 1s;          // between two looks at the keys that are held
 constexpr auto kLongestRest = 5ms;  // on a future, while other things may happen
 constexpr std::chrono::milliseconds kLongestDeafness{20};
 constexpr auto kLongestTrouble = 5'000ms;
@@ -38,13 +33,9 @@ RelayChannel::RelayChannel(EventLog& log, Channel channel, std::vector<std::stri
       channel_{std::move(channel)},
       name_{channel_.backend + ":" + channel_.name},
       patterns_{std::move(patterns)},
-      options_{options} {
+      options_{options},
+      health_{options.systemic} {
   status_.channel = name_;
-}
-
-RelayStatus::PerChannel RelayChannel::status() const {
-  const std::lock_guard lock{status_mutex_};
-  return status_;
 }
 
 bool RelayChannel::run(std::stop_token stop) {
@@ -91,10 +82,13 @@ bool RelayChannel::own(std::stop_token stop) {
     return false;
   }
   if (!cursor_->acquire()) {
-    options_.clock->sleep_for(shorter(options_.idle_wait, 1'000ms), stop);
+    measure_backlog();
+    tell_status();
+    options_.clock->sleep_for(shorter(options_.idle_wait, kTakeOver), stop);
     return false;
   }
   owner_ = true;
+  next_look_ = now();
   log(LogLevel::info, "relay of " + name_ + ": took the lease");
   next_read_ = now();
   poll_wait_ = 1ms;
@@ -103,13 +97,17 @@ bool RelayChannel::own(std::stop_token stop) {
 
 void RelayChannel::turn(std::stop_token stop) {
   bool moved = collect();
+  bury_condemned();
+  park_followers();
+  // Before anything is sent: who was suspended learns here that the lease is another's.
+  cursor_->checkpoint(pending_.settled_through());
+  look_around();
   if (!outage_) {
     pending_.release_due(now());
   }
   moved = read_more() || moved;
   moved = submit() || moved;
-  bury_condemned();
-  cursor_->checkpoint(pending_.settled_through());
+  measure_backlog();
   if (moved) {
     rest_ = 200us;
   } else {
@@ -118,8 +116,19 @@ void RelayChannel::turn(std::stop_token stop) {
   }
 }
 
+/// How many events more may be read.
+std::size_t RelayChannel::room() const {
+  if (pending_.size() >= options_.in_flight || pending_.bytes() >= options_.in_flight_bytes) {
+    return 0;
+  }
+  const std::size_t by_count = std::min(options_.batch, options_.in_flight - pending_.size());
+  const std::size_t by_bytes = (options_.in_flight_bytes - pending_.bytes()) / std::max<std::size_t>(event_bytes_, 1);
+  return std::clamp<std::size_t>(by_bytes, 1, by_count);
+}
+
 bool RelayChannel::read_more() {
-  if (pending_.size() >= options_.in_flight || now() < next_read_) {
+  const std::size_t most = room();
+  if (most == 0 || now() < next_read_) {
     return false;
   }
   if (pending_.span() >= kLargestSpan) {
@@ -131,19 +140,46 @@ bool RelayChannel::read_more() {
     return false;
   }
   warned_of_span_ = false;
-  auto entries = cursor_->read(std::min(options_.batch, options_.in_flight - pending_.size()));
+  auto entries = cursor_->read(most);
+  drained_log_ = entries.empty();
   if (entries.empty()) {
     // While something is on its way the wait is for the broker, and hints are not heard.
     next_read_ = now() + (batches_.empty() ? poll_wait_ : std::min(poll_wait_, kLongestDeafness));
     poll_wait_ = std::min(poll_wait_ * 2, options_.idle_wait);
     return false;
   }
+  known_empty_ = false;
+  const std::size_t before = pending_.bytes();
   for (auto& entry : entries) {
+    const std::uint64_t sequence = entry.sequence;
+    const bool waits = !held_.empty() && !entry.returned && held_.count(entry.event.key) != 0;
     pending_.add(std::move(entry));
+    if (waits) {
+      pending_.withhold(sequence);
+      followers_.push_back(sequence);
+    }
   }
+  event_bytes_ = (pending_.bytes() - before) / entries.size();
+  park_followers();
   next_read_ = now();
   poll_wait_ = 1ms;
   return true;
+}
+
+void RelayChannel::look_around() {
+  const bool holds = options_.after_dead_letter == AfterDeadLetter::hold && (!held_known_ || !held_.empty());
+  if ((!holds && !look_) || now() < next_look_) {
+    return;
+  }
+  if (look_) {
+    look_(*cursor_);
+  }
+  if (holds) {
+    const auto keys = cursor_->held_keys();
+    held_ = {keys.begin(), keys.end()};
+    held_known_ = true;
+  }
+  next_look_ = now() + (look_ ? 10 * kLook : kLook);
 }
 
 bool RelayChannel::submit() {
@@ -206,113 +242,9 @@ bool RelayChannel::collect() {
     outcomes.resize(batch->sequences.size(), Outcome{Outcome::Status::unknown, "the publisher gave no outcome"});
     const auto sequences = std::move(batch->sequences);
     batch = batches_.erase(batch);
-    const bool probing = outage_.has_value();
-    for (std::size_t i = 0; i < sequences.size(); ++i) {
-      judge(sequences[i], std::move(outcomes[i]));
-    }
-    if (probing && outage_) {
-      outage_->until = now() + back_off(outage_->probes + 1);
-    }
+    judge(sequences, std::move(outcomes));
   }
   return any;
-}
-
-void RelayChannel::judge(std::uint64_t sequence, Outcome outcome) {
-  RelayPending::Item& item = pending_.item(sequence);
-  if (!outcome.confirmed()) {
-    item.error = outcome.error.empty() ? to_string(outcome.status) : std::move(outcome.error);
-    fail(item.error);
-  }
-  switch (outcome.status) {
-    case Outcome::Status::confirmed:
-      silent_failures_ = 0;
-      judgements_.push_back({});
-      pending_.settle(sequence);
-      {
-        const std::lock_guard lock{status_mutex_};
-        ++status_.published;
-      }
-      end_outage();
-      break;
-    case Outcome::Status::rejected:
-      silent_failures_ = 0;
-      ++item.rejections;
-      if (!outage_ && item.rejections >= options_.rejections) {
-        pending_.hold(sequence);
-        condemned_.push_back(sequence);
-      } else {
-        pending_.fence(sequence, now() + back_off(item.rejections));
-      }
-      note_rejection(sequence);
-      break;
-    case Outcome::Status::retryable:
-    case Outcome::Status::unknown:
-      ++item.failures;
-      pending_.fence(sequence, now() + back_off(item.failures));
-      if (++silent_failures_ >= kSilentFailures) {
-        begin_outage("the broker seems to be away: " + item.error);
-      }
-      break;
-  }
-  while (judgements_.size() > kJudgements) {
-    judgements_.pop_front();
-  }
-}
-
-void RelayChannel::note_rejection(std::uint64_t sequence) {
-  const std::string& key = pending_.item(sequence).entry.event.key;
-  judgements_.push_back({key.empty() ? "#" + std::to_string(sequence) : "k" + key, true});
-  std::set<std::string> whose;
-  std::size_t rejected = 0;
-  for (const Judgement& judgement : judgements_) {
-    if (judgement.rejected) {
-      ++rejected;
-      whose.insert(judgement.whose);
-    }
-  }
-  if (whose.size() >= kSystemicKeys && rejected * 100 >= judgements_.size() * kSystemicPercent) {
-    begin_outage("it rejects whatever it is sent, so nothing more is dead-lettered: " + pending_.item(sequence).error);
-  }
-}
-
-// Rule 17: when it is the channel that fails and not the event, nothing is given up for it.
-void RelayChannel::begin_outage(const std::string& why) {
-  if (outage_) {
-    return;
-  }
-  outage_.emplace();
-  outage_->until = now() + back_off(1);
-  for (const std::uint64_t sequence : condemned_) {
-    pending_.fence(sequence, now());
-  }
-  condemned_.clear();
-  log(LogLevel::error, "relay of " + name_ + ": " + why);
-}
-
-// One event got through. The others are not kept waiting for the ends of their own back-offs.
-void RelayChannel::end_outage() {
-  if (!outage_) {
-    return;
-  }
-  outage_.reset();
-  judgements_.clear();
-  pending_.forgive();
-  pending_.release_all();
-  log(LogLevel::info, "relay of " + name_ + ": the channel takes events again");
-}
-
-void RelayChannel::bury_condemned() {
-  while (!condemned_.empty()) {
-    const std::uint64_t sequence = condemned_.front();
-    const RelayPending::Item& item = pending_.item(sequence);
-    cursor_->bury(item.entry, channel_.name, item.error, item.rejections + item.failures);
-    log(LogLevel::error, "relay of " + name_ + ": event " + item.entry.event.id + " was rejected " +
-                             std::to_string(item.rejections) + " times and is now a dead letter: " + item.error);
-    condemned_.pop_front();
-    pending_.settle(sequence);
-    const std::lock_guard lock{status_mutex_};
-    ++status_.buried;
-  }
 }
 
 void RelayChannel::rest(std::stop_token stop) {
@@ -321,7 +253,7 @@ void RelayChannel::rest(std::stop_token stop) {
     rest_ = shorter(rest_ * 2, kLongestRest);
     return;
   }
-  const bool full = pending_.size() >= options_.in_flight || pending_.span() >= kLargestSpan;
+  const bool full = room() == 0 || pending_.span() >= kLargestSpan;
   TimePoint until = full ? now() + options_.idle_wait : std::max(next_read_, now() + 1ms);
   if (outage_ && (pending_.any_ready() || pending_.any_fenced())) {
     until = std::min(until, outage_->until);
@@ -343,6 +275,9 @@ void RelayChannel::abandon() {
   }
   batches_.clear();
   condemned_.clear();
+  followers_.clear();
+  held_.clear();
+  held_known_ = false;
   pending_.clear();
 }
 
@@ -361,6 +296,8 @@ bool RelayChannel::drain() {
       if (!collect()) {
         batches_.front().outcomes.wait_for(kLongestRest);
       }
+      bury_condemned();
+      park_followers();
       cursor_->checkpoint(pending_.settled_through());
     }
     const bool drained = batches_.empty();
@@ -386,25 +323,6 @@ Clock::TimePoint RelayChannel::now() const {
     return options_.clock->now();
   }
   return wall_start_ + std::chrono::duration_cast<Clock::Duration>(std::chrono::steady_clock::now() - steady_start_);
-}
-
-Clock::Duration RelayChannel::back_off(int failures) {
-  // An event is never given up for failures that pass: when the policy has no more delays, its last one is repeated.
-  const int attempt = std::clamp(failures, 1, std::max(1, options_.retry.max_attempts() - 1));
-  const auto delay = options_.retry.delay(attempt, ErrorClass::transient, *options_.random);
-  return std::max<Clock::Duration>(delay.value_or(1'000ms), kShortestBackOff);
-}
-
-void RelayChannel::tell_status() {
-  const std::lock_guard lock{status_mutex_};
-  status_.owner = owner_;
-  status_.in_flight = pending_.size();
-  status_.fenced_keys = pending_.fenced_keys();
-}
-
-void RelayChannel::fail(const std::string& error) {
-  const std::lock_guard lock{status_mutex_};
-  status_.last_error = error;
 }
 
 void RelayChannel::log(LogLevel level, const std::string& message) const noexcept {

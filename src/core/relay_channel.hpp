@@ -5,16 +5,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <future>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/relay_health.hpp"
 #include "core/relay_pending.hpp"
 #include "penstock/relay.hpp"
 
@@ -26,6 +29,9 @@ namespace penstock {
 class RelayChannel {
  public:
   RelayChannel(EventLog& log, Channel channel, std::vector<std::string> patterns, const RelayOptions& options);
+
+  /// Called by the channel's thread when it has taken the lease, and every few seconds while it holds it. Before `run`.
+  void on_look(std::function<void(EventLog::Cursor&)> look) { look_ = std::move(look); }
 
   /// Until `stop`, then drains. True when everything on its way was settled in time. Throws nothing.
   bool run(std::stop_token stop);
@@ -41,13 +47,10 @@ class RelayChannel {
   };
   /// A channel that fails for everybody: nobody is judged, one batch at a time is sent to see whether it is over.
   struct Outage {
+    bool rejecting = false;  // else the broker is away
     int probes = 0;
     TimePoint until{};
     std::uint64_t last_probed = 0;
-  };
-  struct Judgement {
-    std::string whose{};
-    bool rejected = false;
   };
 
   bool own(std::stop_token stop);
@@ -58,18 +61,25 @@ class RelayChannel {
   void rest(std::stop_token stop);
 
   bool read_more();
+  [[nodiscard]] std::size_t room() const;
+  void look_around();
   bool submit();
   void send(std::vector<std::uint64_t> sequences);
   bool collect();
-  void judge(std::uint64_t sequence, Outcome outcome);
-  void note_rejection(std::uint64_t sequence);
-  void begin_outage(const std::string& why);
+  void judge(const std::vector<std::uint64_t>& sequences, Outcomes outcomes);
+  void confirmed(std::uint64_t sequence);
+  void rejected(std::uint64_t sequence, bool proven);
+  void failed(std::uint64_t sequence);
+  void begin_outage(bool rejecting, const std::string& error);
   void end_outage();
   void bury_condemned();
+  void hold_key(const std::string& key);
+  void park_followers();
 
   [[nodiscard]] TimePoint now() const;
   [[nodiscard]] Clock::Duration back_off(int failures);
   void tell_status();
+  void measure_backlog();
   void fail(const std::string& error);
   void log(LogLevel level, const std::string& message) const noexcept;
 
@@ -84,22 +94,36 @@ class RelayChannel {
   std::chrono::steady_clock::time_point steady_start_ = std::chrono::steady_clock::now();
 
   std::unique_ptr<EventLog::Cursor> cursor_{};
+  std::function<void(EventLog::Cursor&)> look_{};
   bool owner_ = false;
   RelayPending pending_{};
   std::list<Batch> batches_{};                    // oldest first
   std::vector<std::future<Outcomes>> orphans_{};  // sent under a lease that was lost
   std::deque<std::uint64_t> condemned_{};         // rejected often enough, to be buried
-  std::deque<Judgement> judgements_{};            // the last of the channel, confirmed or rejected
-  std::size_t silent_failures_ = 0;               // `retryable` and `unknown` since the channel last said anything
+  std::set<std::string> held_{};                  // keys with a dead letter
+  bool held_known_ = false;
+  std::deque<std::uint64_t> followers_{};  // events of theirs, to be parked
+  RelayHealth health_;
+  std::size_t silent_failures_ = 0;  // `retryable` and `unknown` since the channel last said anything
   std::optional<Outage> outage_{};
+  bool said_rejecting_ = false;
+  std::size_t event_bytes_ = 0;  // of the last events, on average
   TimePoint next_read_{};
   std::chrono::milliseconds poll_wait_{1};
   std::chrono::microseconds rest_{200};
   std::chrono::milliseconds trouble_{0};  // back-off while the log is away
   bool warned_of_span_ = false;
+  bool drained_log_ = false;  // the last read found nothing
+  bool known_empty_ = false;  // the backlog was asked for since something was read, and is nothing
+  TimePoint next_look_{};
+  TimePoint next_backlog_{};
+  std::uint64_t published_ = 0;
+  std::uint64_t buried_ = 0;
+  std::uint64_t parked_ = 0;
 
   mutable std::mutex status_mutex_;
   RelayStatus::PerChannel status_{};
+  std::deque<std::pair<TimePoint, std::uint64_t>> samples_{};  // of `published`
 };
 
 }  // namespace penstock

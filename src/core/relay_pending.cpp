@@ -4,6 +4,23 @@
 #include <algorithm>
 
 namespace penstock {
+namespace {
+
+std::size_t footprint(const Event& event) {
+  constexpr std::size_t kNode = 64;  // of a map or a set
+  std::size_t bytes = sizeof(Event) + 4 * kNode + 2 * event.key.size() + event.id.size() + event.source.size() +
+                      event.type.size() + event.subject.size() + event.time.size() + event.data_schema.size() +
+                      event.traceparent.size() + event.tracestate.size() + (event.data ? event.data->size() : 0);
+  for (const auto& [name, value] : event.extensions) {
+    bytes += kNode + sizeof(ExtensionValue) + name.size() + value.text().size();
+  }
+  for (const Header& header : event.headers) {
+    bytes += sizeof(Header) + header.name.size() + (header.value ? header.value->size() : 0);
+  }
+  return bytes;
+}
+
+}  // namespace
 
 void RelayPending::clear() { *this = RelayPending{}; }
 
@@ -16,7 +33,9 @@ void RelayPending::add(EventLog::Entry entry) {
     first = queue.empty();
     queue.push_back(sequence);
   }
-  items_.emplace_hint(items_.end(), sequence, Place{.item = {.entry = std::move(entry)}});
+  const std::size_t bytes = footprint(entry.event);
+  bytes_ += bytes;
+  items_.emplace_hint(items_.end(), sequence, Place{.item = {.entry = std::move(entry), .bytes = bytes}});
   if (first) {
     ready_.insert(ready_.end(), sequence);
   }
@@ -51,6 +70,7 @@ void RelayPending::settle(std::uint64_t sequence) {
   const auto found = items_.find(sequence);
   unfence(sequence, found->second);
   ready_.erase(sequence);
+  bytes_ -= found->second.item.bytes;
   const std::string& key = found->second.item.entry.event.key;
   if (!key.empty()) {
     const auto queue = keys_.find(key);
@@ -76,6 +96,11 @@ void RelayPending::hold(std::uint64_t sequence) {
   unfence(sequence, place);
   place.held = true;
   held_keys_ += place.item.entry.event.key.empty() ? 0U : 1U;
+}
+
+std::deque<std::uint64_t> RelayPending::of_key(const std::string& key) const {
+  const auto found = keys_.find(key);
+  return found == keys_.end() ? std::deque<std::uint64_t>{} : found->second;
 }
 
 void RelayPending::unfence(std::uint64_t sequence, Place& place) {

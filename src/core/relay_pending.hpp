@@ -27,7 +27,10 @@ class RelayPending {
   struct Item {
     EventLog::Entry entry{};
     int failures = 0;     ///< `retryable` or `unknown`
-    int rejections = 0;   ///< since the channel last was in order
+    int rejections = 0;   ///< since the channel last failed for everybody
+    int proven = 0;       ///< rejections by a channel that took others in the same batch
+    bool judged = false;  ///< rejected at least once
+    std::size_t bytes = 0;
     std::string error{};  ///< of the last failure
   };
 
@@ -42,9 +45,12 @@ class RelayPending {
   /// The same also of those that wait after a failure, from the first above `after` on and around.
   std::vector<std::uint64_t> take_also_fenced(std::size_t max, std::uint64_t after);
 
-  void settle(std::uint64_t sequence);                         ///< done with; the next of its key may go
-  void fence(std::uint64_t sequence, Clock::TimePoint until);  ///< may go again at a time
-  void hold(std::uint64_t sequence);                           ///< waits until it is settled or fenced
+  void settle(std::uint64_t sequence);                               ///< done with; the next of its key may go
+  void fence(std::uint64_t sequence, Clock::TimePoint until);        ///< may go again at a time
+  void hold(std::uint64_t sequence);                                 ///< waits until it is settled or fenced
+  void withhold(std::uint64_t sequence) { ready_.erase(sequence); }  ///< one that never was on its way: until it is settled
+  /// All that are not settled of a key, in order.
+  [[nodiscard]] std::deque<std::uint64_t> of_key(const std::string& key) const;
 
   void forgive();  ///< counts rejections from zero again
 
@@ -53,6 +59,8 @@ class RelayPending {
   [[nodiscard]] std::optional<Clock::TimePoint> next_due() const;
 
   [[nodiscard]] std::size_t size() const { return items_.size(); }
+  /// The memory they take, about.
+  [[nodiscard]] std::size_t bytes() const { return bytes_; }
   [[nodiscard]] bool any_ready() const { return !ready_.empty(); }
   [[nodiscard]] bool any_fenced() const { return !fenced_.empty(); }
   [[nodiscard]] std::size_t fenced_keys() const;
@@ -75,6 +83,7 @@ class RelayPending {
   std::set<std::uint64_t> ready_{};
   std::set<std::pair<Clock::TimePoint, std::uint64_t>> fenced_{};
   std::size_t held_keys_ = 0;
+  std::size_t bytes_ = 0;
   std::uint64_t last_ = 0;
 };
 

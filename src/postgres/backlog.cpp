@@ -6,6 +6,7 @@
 
 #include "postgres/schema_name.hpp"
 #include "postgres/snapshot.hpp"
+#include "postgres/window_sql.hpp"
 
 namespace penstock::postgres {
 namespace {
@@ -43,11 +44,12 @@ std::string backlog_sql(const std::string& schema) {
 }
 
 EventLog::Backlog measure_backlog(pqxx::transaction_base& tx, const std::string& schema, const LogPosition& position,
-                                  const std::optional<std::string>& patterns) {
+                                  const std::optional<std::string>& patterns, bool complement) {
   const Snapshot prev = Snapshot::parse(position.prev);
   const auto cur = position.cur.empty() ? std::nullopt : std::optional{position.cur};
-  const auto row = run(tx, backlog_sql(schema), std::to_string(prev.xmax - 1), array_of(prev.in_flight), cur, position.place,
-                       patterns, kCounted)[0];
+  const std::string sql = complement ? routes_complemented(backlog_sql(schema)) : backlog_sql(schema);
+  const auto row =
+      run(tx, sql, std::to_string(prev.xmax - 1), array_of(prev.in_flight), cur, position.place, patterns, kCounted)[0];
   EventLog::Backlog backlog{.position = position.prev};
   if (cur) {
     backlog.position += " then " + *cur + " up to " + std::to_string(position.place);

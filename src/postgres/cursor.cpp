@@ -41,7 +41,8 @@ PostgresCursor::PostgresCursor(CursorSettings settings, std::string name, const 
     : settings_{std::move(settings)},
       name_{std::move(name)},
       owner_{owner_name()},
-      reader_{settings_.schema, patterns, settings_.limits} {
+      reader_{settings_.schema, patterns, settings_.limits},
+      parked_{settings_.schema, name_} {
   if (settings_.hub) {
     settings_.hub->add(waker_);
   }
@@ -127,6 +128,7 @@ bool PostgresCursor::take_lease(pqxx::transaction_base& tx) {
   const LogPosition position{taken[0]["prev"].c_str(), taken[0]["cur"].c_str(), taken[0]["place"].as<std::int64_t>()};
   reader_.seek(position);
   tracker_.reset(position);
+  parked_.reset();
   token_ = taken[0]["token"].as<std::int64_t>();
   settled_more_ = false;
   written_ = Steady::now();
@@ -172,6 +174,13 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
   return guarded("read", [&] {
     require_lease();
     std::vector<EventLog::Entry> entries;
+    {
+      pqxx::nontransaction tx{*connection_};
+      for (auto& [row, event] : parked_.free(tx, max)) {
+        entries.push_back({.sequence = tracker_.delivered_beside(), .event = std::move(event), .returned = true});
+        parked_.handed_out(entries.back().sequence, row);
+      }
+    }
     while (entries.empty() && max > 0) {
       if (Steady::now() - written_ >= settings_.lease / 2) {
         write_alone(Lease::renew);
@@ -183,7 +192,9 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
       }
       while (reader_.buffered() && entries.size() < max) {
         auto taken = reader_.take();
-        entries.push_back({.sequence = tracker_.delivered(taken.row.id, taken.window), .event = std::move(taken.row.event)});
+        entries.push_back({.sequence = tracker_.delivered(taken.row.id, taken.window),
+                           .event = std::move(taken.row.event),
+                           .returned = false});
       }
       note_closed();
     }
@@ -216,6 +227,15 @@ void PostgresCursor::checkpoint(std::uint64_t sequence) {
 }
 
 void PostgresCursor::write_alone(Lease lease) {
+  const std::uint64_t settled = tracker_.settled();
+  if (parked_.any_settled(settled)) {
+    pqxx::work tx{*connection_};
+    write(tx, lease);
+    parked_.erase_settled(tx, settled);
+    tx.commit();
+    parked_.forget_settled(settled);
+    return;
+  }
   pqxx::nontransaction tx{*connection_};
   write(tx, lease);
 }
@@ -245,10 +265,53 @@ void PostgresCursor::bury(const EventLog::Entry& entry, const std::string& chann
     const std::int64_t id = tracker_.id_of(entry.sequence);
     pqxx::work tx{*connection_};
     write(tx, Lease::renew);
-    insert_outbox_letter(tx, settings_.schema,
-                         {.cursor = name_, .channel = channel, .outbox_id = id, .error = error, .attempts = attempts},
-                         entry.event);
+    if (parked_.is_out(entry.sequence)) {
+      parked_.bury(tx, entry.sequence, error, attempts);
+    } else {
+      insert_outbox_letter(tx, settings_.schema,
+                           {.cursor = name_, .channel = channel, .outbox_id = id, .error = error, .attempts = attempts},
+                           entry.event);
+    }
     tx.commit();
+    parked_.stays(entry.sequence);
+  });
+}
+
+void PostgresCursor::park(std::span<const EventLog::Entry> entries, const std::string& channel) {
+  guarded("park events", [&] {
+    require_lease();
+    pqxx::work tx{*connection_};
+    write(tx, Lease::renew);
+    for (const EventLog::Entry& entry : entries) {
+      if (!parked_.is_out(entry.sequence)) {
+        parked_.park(tx, channel, tracker_.id_of(entry.sequence), entry.event);
+      }
+    }
+    tx.commit();
+    for (const EventLog::Entry& entry : entries) {
+      parked_.stays(entry.sequence);
+    }
+    parked_.parked();
+  });
+}
+
+std::vector<std::string> PostgresCursor::held_keys() {
+  return guarded("say which keys are held", [&] {
+    connect();
+    pqxx::nontransaction tx{*connection_};
+    return parked_.held_keys(tx);
+  });
+}
+
+std::vector<std::string> PostgresCursor::siblings() {
+  return guarded("name the cursors", [&] {
+    connect();
+    pqxx::nontransaction tx{*connection_};
+    std::vector<std::string> names;
+    for (const auto& row : run(tx, in_schema("SELECT name FROM @schema@.cursors", settings_.schema))) {
+      names.emplace_back(row[0].c_str());
+    }
+    return names;
   });
 }
 
@@ -257,7 +320,7 @@ EventLog::Backlog PostgresCursor::backlog() {
     connect();
     pqxx::nontransaction tx{*connection_};
     if (owned_) {
-      return measure_backlog(tx, settings_.schema, tracker_.position(), reader_.patterns());
+      return measure_backlog(tx, settings_.schema, tracker_.position(), reader_.patterns(), reader_.complement());
     }
     const auto stored =
         run(tx,
@@ -268,7 +331,7 @@ EventLog::Backlog PostgresCursor::backlog() {
     if (!stored.empty()) {
       position = {stored[0]["prev"].c_str(), stored[0]["cur"].c_str(), stored[0]["place"].as<std::int64_t>()};
     }
-    return measure_backlog(tx, settings_.schema, position, reader_.patterns());
+    return measure_backlog(tx, settings_.schema, position, reader_.patterns(), reader_.complement());
   });
 }
 

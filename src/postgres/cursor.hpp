@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "penstock/event_log.hpp"
 #include "penstock/logger.hpp"
 #include "postgres/delivery_tracker.hpp"
+#include "postgres/outbox_parked.hpp"
 #include "postgres/pqxx_compat.hpp"
 #include "postgres/wake.hpp"
 #include "postgres/window_reader.hpp"
@@ -43,6 +45,9 @@ class PostgresCursor final : public EventLog::Cursor {
   void checkpoint(std::uint64_t sequence) override;
   void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) override;
   EventLog::Backlog backlog() override;
+  void park(std::span<const EventLog::Entry> entries, const std::string& channel) override;
+  std::vector<std::string> held_keys() override;
+  std::vector<std::string> siblings() override;
   void wait(std::chrono::milliseconds most, std::stop_token stop) override;
   void release() noexcept override;
 
@@ -72,6 +77,7 @@ class PostgresCursor final : public EventLog::Cursor {
   std::unique_ptr<Listener> listener_{};  // dies before the connection
   WindowReader reader_;
   DeliveryTracker tracker_{};
+  ParkedEvents parked_;
 
   bool owned_ = false;
   std::int64_t token_ = 0;

@@ -25,6 +25,14 @@ std::uint64_t DeliveryTracker::delivered(std::int64_t id, const std::shared_ptr<
   return sequence;
 }
 
+std::uint64_t DeliveryTracker::delivered_beside() {
+  if (!ids_.empty()) {
+    const std::int64_t id = ids_.back();
+    return delivered(id, std::shared_ptr{marks_.back().window});
+  }
+  return delivered(id_, std::shared_ptr{window_});
+}
+
 void DeliveryTracker::closed(const std::string& snapshot) {
   if (!ids_.empty()) {
     marks_.back().closed = snapshot;

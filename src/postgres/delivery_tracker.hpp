@@ -19,6 +19,8 @@ class DeliveryTracker {
 
   /// The next entry was handed out; returns its sequence.
   std::uint64_t delivered(std::int64_t id, const std::shared_ptr<const Window>& window);
+  /// An entry was handed out that has no place in the log; returns its sequence. Settling it moves the place no further.
+  std::uint64_t delivered_beside();
   /// Everything visible in this snapshot has been handed out.
   void closed(const std::string& snapshot);
   /// Everything up to and including `sequence` is settled. Throws std::logic_error for one that was not handed out.

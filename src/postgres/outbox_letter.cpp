@@ -35,24 +35,30 @@ Headers letter_headers(const Event& event) {
   return headers;
 }
 
+std::string letter_attempts(const std::string& number, const std::string& error) {
+  return "jsonb_build_array(jsonb_build_object('number', " + number + "::int, 'error', " + error +
+         "::text, 'at', to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')))";
+}
+
 void insert_outbox_letter(pqxx::transaction_base& tx, const std::string& schema, const OutboxLetter& letter,
                           const Event& event) {
   const auto optional_text = [](const std::string& text) { return text.empty() ? std::nullopt : std::optional{text}; };
   const std::string backend = letter.cursor.substr(0, letter.cursor.find(':'));
   run(tx,
-      in_schema(
-          "INSERT INTO @schema@.dead_letters(side, consumer_group, backend, channel, position, source, event_id, type, key,"
-          " wire_key, headers, payload, reason, first_error, last_error, attempts)"
-          " SELECT 'outbox', $1::text, $2::text, $3::text, $4::bigint, $5::text, $6::text, $7::text, $8::text,"
-          "  convert_to($8::text, 'UTF8'), $9::jsonb, $10::bytea, 'rejected by the channel', $11::text, $11::text,"
-          "  jsonb_build_array(jsonb_build_object('number', $12::int, 'error', $11::text,"
-          "   'at', to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')))"
-          " WHERE NOT EXISTS (SELECT FROM @schema@.dead_letters WHERE side = 'outbox' AND source = $5::text"
-          "  AND event_id = $6::text AND consumer_group = $1::text AND position = $4::bigint)",
-          schema),
+      in_schema("INSERT INTO @schema@.dead_letters(side, state, consumer_group, backend, channel, position, source, event_id, "
+                "type, key,"
+                " wire_key, headers, payload, reason, first_error, last_error, attempts)"
+                " SELECT 'outbox', $13::text, $1::text, $2::text, $3::text, $4::bigint, $5::text, $6::text, $7::text, $8::text,"
+                "  convert_to($8::text, 'UTF8'), $9::jsonb, $10::bytea, $14::text, $11::text, $11::text,"
+                "  CASE WHEN $12::int > 0 THEN " +
+                    letter_attempts("$12", "$11") +
+                    " ELSE '[]' END"
+                    " WHERE NOT EXISTS (SELECT FROM @schema@.dead_letters WHERE side = 'outbox' AND source = $5::text"
+                    "  AND event_id = $6::text AND consumer_group = $1::text AND position = $4::bigint)",
+                schema),
       letter.cursor, backend, letter.channel, letter.outbox_id, event.source, event.id, event.type, optional_text(event.key),
-      headers_to_json(letter_headers(event)), event.data ? std::optional{to_hex(*event.data)} : std::nullopt, letter.error,
-      letter.attempts);
+      headers_to_json(letter_headers(event)), event.data ? std::optional{to_hex(*event.data)} : std::nullopt,
+      optional_text(letter.error), letter.attempts, letter.state, letter.reason);
 }
 
 }  // namespace penstock::postgres

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "penstock/event_log.hpp"
 #include "postgres/text_codec.hpp"
 #include "postgres/window_sql.hpp"
 
@@ -60,12 +61,19 @@ WindowReader::WindowReader(const std::string& schema, const std::vector<std::str
       late_extent_sql_{late_extent_sql(schema)},
       late_rows_sql_{late_rows_sql(schema)},
       range_rows_sql_{range_rows_sql(schema)} {
-  if (std::find(patterns.begin(), patterns.end(), "*") == patterns.end()) {
+  const bool complement = route_complement(patterns);
+  if (complement || std::find(patterns.begin(), patterns.end(), "*") == patterns.end()) {
     ArrayLiteral literal;
-    for (const std::string& pattern : patterns) {
-      literal.add(like_pattern(pattern));
+    for (const std::string_view pattern : patterns) {
+      literal.add(like_pattern(pattern.substr(complement ? 1 : 0)));
     }
     patterns_ = literal.take().value_or("{}");
+  }
+  if (complement) {
+    complement_ = true;
+    for (std::string* sql : {&poll_sql_, &late_rows_sql_, &range_rows_sql_}) {
+      *sql = routes_complemented(std::move(*sql));
+    }
   }
 }
 

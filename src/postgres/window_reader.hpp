@@ -72,6 +72,8 @@ class WindowReader {
 
   /// LIKE patterns of the routes that are read, as an array literal; none for all.
   [[nodiscard]] const std::optional<std::string>& patterns() const { return patterns_; }
+  /// They are the routes that are not read.
+  [[nodiscard]] bool complement() const { return complement_; }
 
   /// When nothing is buffered and no window is open: everything visible in this has been taken.
   [[nodiscard]] std::optional<std::string> closed_at() const;
@@ -96,6 +98,7 @@ class WindowReader {
   Step fill(const pqxx::result& rows, std::int64_t to);
 
   std::optional<std::string> patterns_;
+  bool complement_ = false;
   ReaderLimits limits_;
   std::string poll_sql_;
   std::string extent_sql_;

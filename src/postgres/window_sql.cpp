@@ -98,4 +98,13 @@ std::string range_rows_sql(const std::string& schema) {
                    schema);
 }
 
+std::string routes_complemented(std::string sql) {
+  constexpr std::string_view any = "route LIKE ANY";
+  constexpr std::string_view none = "route NOT LIKE ALL";
+  for (auto at = sql.find(any); at != std::string::npos; at = sql.find(any, at + none.size())) {
+    sql.replace(at, any.size(), none);
+  }
+  return sql;
+}
+
 }  // namespace penstock::postgres

@@ -32,4 +32,7 @@ std::string late_rows_sql(const std::string& schema);
 /// Events with ids above $1 and up to $2 that are visible in $4 and not in $3. $5 most rows, $6 most bytes, $7 patterns.
 std::string range_rows_sql(const std::string& schema);
 
+/// One of these statements for the events whose route matches none of the patterns.
+std::string routes_complemented(std::string sql);
+
 }  // namespace penstock::postgres

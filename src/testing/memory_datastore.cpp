@@ -61,6 +61,14 @@ std::vector<DeadLetter> MemoryDatastore::dead_letters() const {
   return impl_->letters;
 }
 
+void MemoryDatastore::discard_dead_letters(const std::string& key) {
+  const std::lock_guard guard{impl_->mutex};
+  std::erase_if(impl_->letters, [&key](const DeadLetter& letter) { return letter.message.event.key == key; });
+  for (auto& [name, held] : impl_->held) {
+    held.dead.erase(key);
+  }
+}
+
 std::size_t MemoryDatastore::parked(const std::string& group) const {
   const std::lock_guard guard{impl_->mutex};
   const auto found = impl_->groups.find(group);

@@ -17,7 +17,9 @@ constexpr std::size_t counted = 1000;  // entries of a backlog that are looked a
 class MemoryCursor final : public EventLog::Cursor {
  public:
   MemoryCursor(std::shared_ptr<StoreState> state, std::string name, std::vector<std::string> patterns)
-      : state_{std::move(state)}, name_{std::move(name)}, patterns_{std::move(patterns)} {}
+      : state_{std::move(state)}, name_{std::move(name)}, patterns_{std::move(patterns)} {
+    static_cast<void>(route_complement(patterns_));
+  }
   // A relay that dies without `release` leaves its lease behind, here as in Postgres.
   ~MemoryCursor() override = default;
 
@@ -34,6 +36,9 @@ class MemoryCursor final : public EventLog::Cursor {
     next_ = place.settled;
     positions_.clear();
     settled_ = 0;
+    for (auto& [id, follower] : state_->held[name_].followers) {
+      follower.out = false;
+    }
     return true;
   }
 
@@ -42,11 +47,19 @@ class MemoryCursor final : public EventLog::Cursor {
     require_log();
     held();
     std::vector<EventLog::Entry> entries;
+    StoreState::Held& waiting = state_->held[name_];
+    for (auto& [id, follower] : waiting.followers) {
+      if (!follower.out && entries.size() < max && waiting.dead.count(follower.event.key) == 0) {
+        follower.out = true;
+        positions_.push_back({.follower = id});
+        entries.push_back({settled_ + positions_.size(), follower.event, true});
+      }
+    }
     for (; next_ < state_->log.size() && entries.size() < max; ++next_) {
       const StoreState::Appended& appended = state_->log[next_];
       if (mine(appended)) {
-        positions_.push_back(next_);
-        entries.push_back({settled_ + positions_.size(), appended.event});
+        positions_.push_back({.end = next_ + 1});
+        entries.push_back({settled_ + positions_.size(), appended.event, false});
       }
     }
     return entries;
@@ -57,7 +70,8 @@ class MemoryCursor final : public EventLog::Cursor {
     require_log();
     StoreState::Place& place = held();
     while (settled_ < sequence && !positions_.empty()) {
-      place.settled = positions_.front() + 1;
+      place.settled = std::max(place.settled, positions_.front().end);
+      state_->held[name_].followers.erase(positions_.front().follower);
       positions_.pop_front();
       ++settled_;
     }
@@ -79,6 +93,46 @@ class MemoryCursor final : public EventLog::Cursor {
     letter.message.origin.channel = channel;
     letter.attempts.push_back({.number = attempts, .error = error, .at = format_time(state_->clock.now())});
     state_->letters.push_back(std::move(letter));
+    StoreState::Held& waiting = state_->held[name_];
+    waiting.followers.erase(std::exchange(position(entry).follower, 0));
+    if (!entry.event.key.empty()) {
+      waiting.dead.insert(entry.event.key);
+    }
+  }
+
+  void park(std::span<const EventLog::Entry> entries, const std::string& /*channel*/) override {
+    const std::lock_guard guard{state_->mutex};
+    require_log();
+    held();
+    StoreState::Held& waiting = state_->held[name_];
+    for (const EventLog::Entry& entry : entries) {
+      if (entry.returned) {
+        waiting.followers.at(std::exchange(position(entry).follower, 0)).out = false;
+      } else {
+        waiting.followers[state_->next_sequence++] = {entry.event};
+      }
+    }
+  }
+
+  std::vector<std::string> held_keys() override {
+    const std::lock_guard guard{state_->mutex};
+    require_log();
+    const StoreState::Held& waiting = state_->held[name_];
+    std::set<std::string> keys = waiting.dead;
+    for (const auto& [id, follower] : waiting.followers) {
+      keys.insert(follower.event.key);
+    }
+    return {keys.begin(), keys.end()};
+  }
+
+  std::vector<std::string> siblings() override {
+    const std::lock_guard guard{state_->mutex};
+    require_log();
+    std::vector<std::string> names;
+    for (const auto& [name, place] : state_->cursors) {
+      names.push_back(name);
+    }
+    return names;
   }
 
   EventLog::Backlog backlog() override {
@@ -123,10 +177,13 @@ class MemoryCursor final : public EventLog::Cursor {
     }
   }
 
-  [[nodiscard]] bool mine(const StoreState::Appended& appended) const {
-    return std::any_of(patterns_.begin(), patterns_.end(),
-                       [&appended](const std::string& pattern) { return route_matches(pattern, appended.route); });
-  }
+  [[nodiscard]] bool mine(const StoreState::Appended& appended) const { return route_covered(patterns_, appended.route); }
+
+  struct Position {
+    std::size_t end = 0;         ///< the log's entries up to it, when it is settled
+    std::uint64_t follower = 0;  ///< or the parked event it is
+  };
+  Position& position(const EventLog::Entry& entry) { return positions_.at(entry.sequence - settled_ - 1); }
 
   StoreState::Place& held() {
     StoreState::Place& place = state_->cursors[name_];
@@ -143,9 +200,9 @@ class MemoryCursor final : public EventLog::Cursor {
   std::string name_;
   std::vector<std::string> patterns_;
   std::uint64_t token_ = 0;
-  std::size_t next_ = 0;               ///< the log's entry to look at next
-  std::deque<std::size_t> positions_;  ///< in the log, of the entries read and not settled
-  std::uint64_t settled_ = 0;          ///< entries of this ownership
+  std::size_t next_ = 0;            ///< the log's entry to look at next
+  std::deque<Position> positions_;  ///< of the entries read and not settled
+  std::uint64_t settled_ = 0;       ///< entries of this ownership
 };
 
 }  // namespace

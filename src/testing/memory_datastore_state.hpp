@@ -49,6 +49,16 @@ struct StoreState {
     TimePoint lease_until{};
   };
 
+  /// What a cursor parked behind dead letters, and the keys of those.
+  struct Held {
+    struct Follower {
+      Event event{};
+      bool out = false;  ///< a relay has it again
+    };
+    std::set<std::string> dead;
+    std::map<std::uint64_t, Follower> followers;  ///< in order
+  };
+
   explicit StoreState(Clock& time) : clock{time} {}
 
   Clock& clock;
@@ -59,6 +69,7 @@ struct StoreState {
   std::map<std::string, Group> groups;
   std::vector<Appended> log;
   std::map<std::string, Place> cursors;
+  std::map<std::string, Held> held;  ///< by cursor
   std::vector<DeadLetter> letters;
 
   /// Under the mutex. Fills in `time`.

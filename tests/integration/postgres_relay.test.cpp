@@ -165,6 +165,103 @@ TEST_F(RelayOnPostgres, Rule6_AnEventTheBrokerNeverTakesBecomesADeadLetter) {
             "outbox 2 200");
 }
 
+TEST_F(RelayOnPostgres, Rule6_AKeyHeldBehindADeadLetterGoesOnInOrderWhenThatIsResolved) {
+  ::penstock::testing::MemoryBroker small{{.seed = 1, .largest_message = 100}};
+  small.declare("orders", 1);
+  const auto append_one = [&](const std::string& id, const std::string& key, std::size_t size) {
+    pqxx::work tx{connection_};
+    outbox_.append(tx, Event{.id = id, .type = "t", .subject = "s" + id, .key = key, .data = std::string(size, 'x')});
+    tx.commit();
+  };
+  const RelayOptions options{.idle_wait = 50ms, .retry = RetryPolicy::fixed(5ms), .after_dead_letter = AfterDeadLetter::hold};
+  append_one("1", "k", 10);
+  append_one("2", "k", 200);
+  append_one("3", "k", 30);
+  append_one("4", "other", 40);
+  const auto dead = [&](const std::string& state) {
+    return schema_.value("SELECT count(*) FROM " + schema_.table("dead_letters") + " WHERE state = '" + state + "'");
+  };
+  {
+    Relay relay{outbox_, {{"*", small.channel("orders")}}, options};
+    std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+    ASSERT_TRUE(eventually([&] { return dead("behind") == 1; }));
+    ASSERT_TRUE(eventually([&] { return small.published("orders").size() == 2; }));
+  }
+  Relay relay{outbox_, {{"*", small.channel("orders")}}, options};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  append_one("5", "k", 200);
+  append_one("6", "k", 60);
+  append_one("7", "other", 70);
+  ASSERT_TRUE(eventually([&] { return dead("behind") == 3; }));
+  ASSERT_TRUE(eventually([&] { return small.published("orders").size() == 3; }));
+  EXPECT_EQ(relay.status().channels.at(0).held_keys, 1U);
+  schema_.exec("UPDATE " + schema_.table("dead_letters") + " SET state = 'discarded' WHERE state = 'dead'");
+  // The 3 goes out, the 5 is the next that cannot, the 6 waits behind it.
+  ASSERT_TRUE(eventually([&] { return dead("dead") == 1 && dead("behind") == 1; }));
+  EXPECT_EQ(small.published("orders").size(), 4U);
+  schema_.exec("UPDATE " + schema_.table("dead_letters") + " SET state = 'replayed' WHERE state = 'dead'");
+  ASSERT_TRUE(eventually([&] { return relay.status().channels.at(0).held_keys == 0; }));
+  append_one("8", "k", 80);
+  ASSERT_TRUE(eventually([&] { return small.published("orders").size() == 6; }));
+  std::string of_key;
+  for (const Event& event : small.published("orders")) {
+    EXPECT_EQ(event.subject, "s" + event.id);
+    EXPECT_EQ(event.data->size(), std::stoul(event.id) * 10);
+    of_key += event.key == "k" ? event.id : "";
+  }
+  EXPECT_EQ(of_key, "1368");
+  EXPECT_EQ(dead("behind"), 0);
+}
+
+TEST_F(RelayOnPostgres, AnEventWithoutARouteIsADeadLetterUnlessAnotherRelayMayCarryIt) {
+  const auto append_type = [&](const std::string& id, const std::string& type) {
+    pqxx::work tx{connection_};
+    outbox_.append(tx, Event{.id = id, .type = type, .key = "k", .data = "{}"});
+    tx.commit();
+  };
+  const auto letters = [&] { return schema_.value("SELECT count(*) FROM " + schema_.table("dead_letters")); };
+  append_type("1", "shop.a%b");
+  append_type("2", "shop.a_b");
+  append_type("3", "shop.axb");
+  Relay relay{outbox_, {{"shop.a_*", broker_.channel("orders")}}, {.idle_wait = 50ms}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  ASSERT_TRUE(eventually([&] { return letters() == 2; }));
+  ASSERT_TRUE(eventually([&] { return broker_.published("orders").size() == 1; }));
+  EXPECT_EQ(schema_.value<std::string>("SELECT string_agg(event_id || ' ' || channel, ',' ORDER BY event_id) FROM " +
+                                       schema_.table("dead_letters")),
+            "1 unrouted,3 unrouted");
+  // Another relay, with other routes.
+  broker_.declare("bank", 1);
+  Relay other{outbox_, {{"bank.*", broker_.channel("bank")}}, {.idle_wait = 50ms, .unrouted = Unrouted::ignore}};
+  std::jthread other_thread{[&](std::stop_token stop) { other.run(std::move(stop)); }};
+  ASSERT_TRUE(eventually([&] { return other.status().channels.at(0).owner; }));
+  thread.request_stop();
+  thread.join();
+  Relay again{outbox_, {{"shop.a_*", broker_.channel("orders")}}, {.idle_wait = 50ms}};
+  std::jthread again_thread{[&](std::stop_token stop) { again.run(std::move(stop)); }};
+  append_type("4", "bank.b");
+  ASSERT_TRUE(eventually([&] { return broker_.published("bank").size() == 1; }));
+  ASSERT_TRUE(eventually([&] { return again.status().unrouted->published == 1; }));
+  EXPECT_EQ(letters(), 2);
+}
+
+TEST_F(RelayOnPostgres, StatusTellsOwnerBacklogAndPosition) {
+  append(0, 100);
+  const auto publisher = std::make_shared<::penstock::testing::MemoryBroker>(::penstock::testing::MemoryBrokerOptions{});
+  publisher->declare("orders", 1);
+  publisher->set_down(true);
+  Relay relay{outbox_, {{"*", publisher->channel("orders")}}, {.retry = RetryPolicy::fixed(50ms)}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  const auto status = [&] { return relay.status().channels.at(0); };
+  ASSERT_TRUE(eventually([&] { return status().backlog && status().backlog->events == 100 && status().backlog->exact; }));
+  EXPECT_TRUE(status().owner);
+  ASSERT_TRUE(eventually([&] { return status().last_error_at.has_value(); }));
+  publisher->set_down(false);
+  ASSERT_TRUE(eventually([&] { return status().published == 100; }));
+  EXPECT_TRUE(eventually([&] { return status().backlog->events == 0 && !status().backlog->position.empty(); }));
+  EXPECT_GT(status().rate, 0.0);
+}
+
 class HeldPublisher final : public Publisher {
  public:
   std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds) override {

@@ -27,6 +27,8 @@ class PENSTOCK_EXPORT MemoryDatastore final : public Datastore, public EventLog 
 
   [[nodiscard]] std::vector<Event> emitted() const;  ///< every event appended or emitted, in order
   [[nodiscard]] std::vector<DeadLetter> dead_letters() const;
+  /// As an operator would: forgets the dead letters of a key, and events that a relay parked behind them are free to go.
+  void discard_dead_letters(const std::string& key);
   [[nodiscard]] std::size_t parked(const std::string& group) const;
   /// While away, every call throws DatastoreUnavailable (LogUnavailable for cursors).
   void set_away(bool away);

@@ -51,6 +51,10 @@ class ScriptedLog final : public EventLog {
     const std::lock_guard lock{mutex_};
     return burials_;
   }
+  std::vector<std::string> parked() {
+    const std::lock_guard lock{mutex_};
+    return parked_;
+  }
   /// The next call of every kind throws LeaseLost; the lease can be had again at once.
   void lose_lease(const std::string& cursor) {
     const std::lock_guard lock{mutex_};
@@ -110,12 +114,9 @@ class ScriptedLog final : public EventLog {
       std::vector<Entry> entries;
       for (; next_ < log_.events_.size() && entries.size() < max; ++next_) {
         const Event& event = log_.events_[next_];
-        for (const auto& pattern : patterns_) {
-          if (route_matches(pattern, event.type)) {
-            ends_.push_back(next_ + 1);
-            entries.push_back({ends_.size() - 1, event});
-            break;
-          }
+        if (route_covered(patterns_, event.type)) {
+          ends_.push_back(next_ + 1);
+          entries.push_back({ends_.size() - 1, event, false});
         }
       }
       return entries;
@@ -128,6 +129,27 @@ class ScriptedLog final : public EventLog {
       const std::lock_guard lock{log_.mutex_};
       place();
       log_.burials_.push_back({entry.event.id, channel, error, attempts});
+    }
+    void park(std::span<const Entry> entries, const std::string&) override {
+      const std::lock_guard lock{log_.mutex_};
+      place();
+      for (const Entry& entry : entries) {
+        log_.parked_.push_back(entry.event.id);
+      }
+    }
+    std::vector<std::string> held_keys() override {
+      const std::lock_guard lock{log_.mutex_};
+      place();
+      return {};
+    }
+    std::vector<std::string> siblings() override {
+      const std::lock_guard lock{log_.mutex_};
+      check_away();
+      std::vector<std::string> names;
+      for (const auto& [name, place] : log_.places_) {
+        names.push_back(name);
+      }
+      return names;
     }
     Backlog backlog() override {
       const std::lock_guard lock{log_.mutex_};
@@ -176,6 +198,7 @@ class ScriptedLog final : public EventLog {
   std::vector<Event> events_;
   std::map<std::string, Place> places_;
   std::vector<Burial> burials_;
+  std::vector<std::string> parked_;
   std::size_t calls_ = 0;
   bool away_ = false;
 };

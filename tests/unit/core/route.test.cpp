@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <stdexcept>
 #include <string>
 
 #include "penstock/dead_letter.hpp"
@@ -58,6 +59,18 @@ TEST(RouteMatches, CoversDeadLettersOfAChannel) {
   EXPECT_EQ(dead_letters_of("fulfillment-jobs"), "penstock.dead.fulfillment-jobs");
   EXPECT_TRUE(route_matches(dead_letters_of("fulfillment-jobs"), "penstock.dead.fulfillment-jobs"));
   EXPECT_FALSE(route_matches("shop.*", dead_letters_of("shop")));
+}
+
+TEST(RouteCovered, ByAnyPatternOrByNoneOfTheRest) {
+  EXPECT_TRUE(route_covered({"a.*", "b.*"}, "b.c"));
+  EXPECT_FALSE(route_covered({"a.*", "b.*"}, "c"));
+  EXPECT_FALSE(route_covered({}, "c"));
+  EXPECT_TRUE(route_covered({"!a.*", "!b.*"}, "c"));
+  EXPECT_FALSE(route_covered({"!a.*", "!b.*"}, "b.c"));
+  EXPECT_TRUE(route_complement({"!a", "!b"}));
+  EXPECT_FALSE(route_complement({"a", "b"}));
+  EXPECT_FALSE(route_complement({}));
+  EXPECT_THROW(static_cast<void>(route_complement({"a", "!b"})), std::invalid_argument);
 }
 
 }  // namespace

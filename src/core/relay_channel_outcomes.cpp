@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// What follows from a channel's answers.
+#include <algorithm>
+#include <utility>
+
+#include "core/relay_channel.hpp"
+
+namespace penstock {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::size_t kSilentFailures = 50;  // failures without a single judgement in between: the broker is away
+constexpr auto kShortestBackOff = 5ms;
+
+}  // namespace
+
+void RelayChannel::judge(const std::vector<std::uint64_t>& sequences, Outcomes outcomes) {
+  const bool probing = outage_.has_value();
+  std::vector<std::uint64_t> rejections;
+  std::vector<std::uint64_t> failures;
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const std::uint64_t sequence = sequences[i];
+    RelayPending::Item& item = pending_.item(sequence);
+    Outcome& outcome = outcomes[i];
+    if (outcome.status == Outcome::Status::confirmed) {
+      confirmed(sequence);
+      continue;
+    }
+    item.error = outcome.error.empty() ? to_string(outcome.status) : std::move(outcome.error);
+    fail(item.error);
+    if (outcome.status == Outcome::Status::rejected) {
+      health_.judged(sequence, item.entry.event.key, true, std::exchange(item.judged, true));
+      rejections.push_back(sequence);
+    } else {
+      failures.push_back(sequence);
+    }
+  }
+  const std::size_t judged = sequences.size() - failures.size();
+  if (judged > 0) {
+    silent_failures_ = 0;
+  }
+  if (const bool systemic = health_.systemic(); systemic && !outage_ && !rejections.empty()) {
+    begin_outage(true, pending_.item(rejections.back()).error);
+  } else if (!systemic && !outage_) {
+    said_rejecting_ = false;
+  }
+  health_.trim();
+  for (const std::uint64_t sequence : rejections) {
+    rejected(sequence, rejections.size() < judged);
+  }
+  for (const std::uint64_t sequence : failures) {
+    failed(sequence);
+  }
+  if (probing && outage_) {
+    outage_->until = now() + back_off(outage_->probes + 1);
+  }
+}
+
+void RelayChannel::confirmed(std::uint64_t sequence) {
+  health_.judged(sequence, {}, false, pending_.item(sequence).judged);
+  pending_.settle(sequence);
+  ++published_;
+  end_outage();
+}
+
+void RelayChannel::rejected(std::uint64_t sequence, bool proven) {
+  RelayPending::Item& item = pending_.item(sequence);
+  if (outage_) {
+    pending_.fence(sequence, now() + back_off(1));
+    return;
+  }
+  ++item.rejections;
+  item.proven += proven ? 1 : 0;
+  if (std::max(item.rejections, item.proven) >= options_.rejections) {
+    pending_.hold(sequence);
+    condemned_.push_back(sequence);
+  } else {
+    pending_.fence(sequence, now() + back_off(item.rejections));
+  }
+}
+
+void RelayChannel::failed(std::uint64_t sequence) {
+  RelayPending::Item& item = pending_.item(sequence);
+  ++item.failures;
+  pending_.fence(sequence, now() + back_off(item.failures));
+  if (++silent_failures_ >= kSilentFailures && !outage_) {
+    begin_outage(false, item.error);
+  }
+}
+
+// Rule 17: when it is the channel that fails and not the event, nothing is given up for it.
+void RelayChannel::begin_outage(bool rejecting, const std::string& error) {
+  outage_.emplace();
+  outage_->rejecting = rejecting;
+  outage_->until = now() + back_off(1);
+  for (const std::uint64_t sequence : condemned_) {
+    pending_.fence(sequence, now());
+  }
+  condemned_.clear();
+  pending_.forgive();
+  if (!rejecting) {
+    log(LogLevel::error, "relay of " + name_ + ": the broker seems to be away: " + error);
+  } else if (!std::exchange(said_rejecting_, true)) {
+    log(LogLevel::error, "relay of " + name_ + ": it rejects what it is sent, so nothing more is dead-lettered: " + error);
+  }
+}
+
+// One event got through. The others are not kept waiting for the ends of their own back-offs.
+void RelayChannel::end_outage() {
+  if (!outage_) {
+    return;
+  }
+  const bool rejecting = outage_->rejecting;
+  outage_.reset();
+  pending_.release_all();
+  log(LogLevel::info, "relay of " + name_ + ": the channel takes events again" +
+                          (rejecting ? "; what it still rejects is judged one by one" : ""));
+}
+
+void RelayChannel::bury_condemned() {
+  while (!condemned_.empty()) {
+    const std::uint64_t sequence = condemned_.front();
+    const RelayPending::Item& item = pending_.item(sequence);
+    const int rejections = std::max(item.rejections, item.proven);
+    cursor_->bury(item.entry, channel_.name, item.error, rejections + item.failures);
+    log(LogLevel::error, "relay of " + name_ + ": event " + item.entry.event.id + " was rejected " +
+                             std::to_string(rejections) + " times and is now a dead letter: " + item.error);
+    const std::string key = item.entry.event.key;
+    condemned_.pop_front();
+    pending_.settle(sequence);
+    ++buried_;
+    if (options_.after_dead_letter == AfterDeadLetter::hold && !key.empty()) {
+      hold_key(key);
+    }
+  }
+}
+
+void RelayChannel::hold_key(const std::string& key) {
+  held_.insert(key);
+  for (const std::uint64_t sequence : pending_.of_key(key)) {
+    pending_.withhold(sequence);
+    followers_.push_back(sequence);
+  }
+}
+
+// Settled in their order, the first of each key first: a key's next is free to go when the one before it is settled, but it is
+// settled itself before anything is sent.
+void RelayChannel::park_followers() {
+  if (followers_.empty()) {
+    return;
+  }
+  std::vector<EventLog::Entry> entries;
+  for (const std::uint64_t sequence : followers_) {
+    entries.push_back(pending_.item(sequence).entry);
+  }
+  cursor_->park(entries, channel_.name);
+  for (const std::uint64_t sequence : followers_) {
+    pending_.settle(sequence);
+  }
+  parked_ += followers_.size();
+  followers_.clear();
+}
+
+Clock::Duration RelayChannel::back_off(int failures) {
+  // An event is never given up for failures that pass: when the policy has no more delays, its last one is repeated.
+  const int attempt = std::clamp(failures, 1, std::max(1, options_.retry.max_attempts() - 1));
+  const auto delay = options_.retry.delay(attempt, ErrorClass::transient, *options_.random);
+  return std::max<Clock::Duration>(delay.value_or(1'000ms), kShortestBackOff);
+}
+
+}  // namespace penstock

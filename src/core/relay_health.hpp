@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <string>
+
+#include "penstock/relay.hpp"
+
+namespace penstock {
+
+/// What a channel said of the last events, to tell a bad event from a bad channel (rule 17).
+/// Thread safety: one thread. Lifetime: a value.
+class RelayHealth {
+ public:
+  /// With limits of 0 rejected, it is always the event.
+  explicit RelayHealth(SystemicFailure limits) : limits_{limits} {}
+
+  /// What the channel said of one event. `again`: not for the first time; an event keeps its place among the last, so that one
+  /// that is tried over and over does not count over and over.
+  void judged(std::uint64_t sequence, const std::string& key, bool rejected, bool again);
+  /// At the end of a batch. One that is larger than what is remembered counts as a whole.
+  [[nodiscard]] bool systemic() const;
+  /// After that; forgets what is too old to count.
+  void trim();
+
+ private:
+  struct Judgement {
+    std::uint64_t sequence = 0;
+    bool rejected = false;
+    std::string whose{};  // of a rejected one
+  };
+
+  SystemicFailure limits_;
+  std::deque<Judgement> last_{};
+  std::size_t fresh_ = 0;  // of them, since `trim`
+};
+
+}  // namespace penstock

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "postgres/outbox_parked.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "penstock/envelope.hpp"
+#include "postgres/outbox_letter.hpp"
+#include "postgres/schema_name.hpp"
+#include "postgres/text_codec.hpp"
+
+namespace penstock::postgres {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kLook = 1s;
+
+std::string text_of(const pqxx::field& field) { return {field.c_str(), static_cast<std::size_t>(field.size())}; }
+
+}  // namespace
+
+ParkedEvents::ParkedEvents(std::string schema, std::string cursor)
+    : schema_{std::move(schema)}, cursor_{std::move(cursor)}, channel_{cursor_.substr(cursor_.find(':') + 1)} {}
+
+void ParkedEvents::reset() {
+  out_.clear();
+  any_ = true;
+  next_look_ = {};
+}
+
+std::vector<ParkedEvents::Free> ParkedEvents::free(pqxx::transaction_base& tx, std::size_t max) {
+  const auto start = Steady::now();
+  if (!any_ || start < next_look_) {
+    return {};
+  }
+  std::string out = "{";
+  for (const auto& [sequence, row] : out_) {
+    out += (out.size() > 1 ? "," : "") + std::to_string(row);
+  }
+  // `some` also when none is free.
+  const auto rows =
+      run(tx,
+          in_schema("WITH dead AS MATERIALIZED (SELECT DISTINCT key FROM @schema@.dead_letters"
+                    "  WHERE channel = $2 AND state = 'dead' AND side = 'outbox' AND consumer_group = $1"
+                    "   AND key IS NOT NULL)"
+                    " SELECT NULL::bigint AS id, NULL::jsonb AS headers, NULL AS key, NULL::bytea AS payload WHERE"
+                    "  EXISTS (SELECT FROM @schema@.dead_letters WHERE channel = $2 AND state = 'behind'"
+                    "   AND side = 'outbox' AND consumer_group = $1)"
+                    " UNION ALL (SELECT id, headers, key, payload FROM @schema@.dead_letters"
+                    "  WHERE channel = $2 AND state = 'behind' AND side = 'outbox' AND consumer_group = $1"
+                    "   AND key NOT IN (SELECT key FROM dead) AND id <> ALL ($3::bigint[])"
+                    "  ORDER BY id LIMIT $4::bigint)",
+                    schema_),
+          cursor_, channel_, out + "}", static_cast<std::int64_t>(max));
+  any_ = !rows.empty();
+  std::vector<Free> free;
+  for (const auto& row : rows) {
+    if (row["id"].is_null()) {
+      continue;
+    }
+    Wire wire{.key = text_of(row["key"]), .headers = headers_from_json(text_of(row["headers"]))};
+    if (!row["payload"].is_null()) {
+      wire.payload = from_hex(text_of(row["payload"]));
+    }
+    Free one{row["id"].as<std::int64_t>(), {}};
+    try {
+      one.event = decode(wire, Binding::kafka);
+    } catch (const MalformedMessage&) {
+      // What is no valid event goes out as far as it can be read; the channel will say what it thinks of it.
+      one.event.data = wire.payload;
+      for (const Header& header : wire.headers) {
+        const std::string value = header.value.value_or("");
+        if (header.name == "ce_id") one.event.id = value;
+        if (header.name == "ce_source") one.event.source = value;
+        if (header.name == "ce_type") one.event.type = value;
+      }
+    }
+    one.event.key = *wire.key;
+    free.push_back(std::move(one));
+  }
+  // A great many that are not free make a look expensive: then it is taken less often.
+  next_look_ =
+      free.size() == max ? Steady::time_point{} : start + std::max<Steady::duration>(kLook, (Steady::now() - start) * 20);
+  return free;
+}
+
+void ParkedEvents::park(pqxx::transaction_base& tx, const std::string& channel, std::int64_t outbox_id, const Event& event) {
+  insert_outbox_letter(tx, schema_,
+                       {.cursor = cursor_,
+                        .channel = channel,
+                        .outbox_id = outbox_id,
+                        .state = "behind",
+                        .reason = "waits behind a dead letter of its key"},
+                       event);
+}
+
+void ParkedEvents::bury(pqxx::transaction_base& tx, std::uint64_t sequence, const std::string& error, int attempts) {
+  run(tx,
+      in_schema("UPDATE @schema@.dead_letters SET state = 'dead', reason = 'rejected by the channel', first_error = $2,"
+                " last_error = $2, attempts = " +
+                    letter_attempts("$3", "$2") + " WHERE id = $1::bigint",
+                schema_),
+      out_.at(sequence), error, attempts);
+}
+
+void ParkedEvents::erase_settled(pqxx::transaction_base& tx, std::uint64_t sequence) {
+  std::string rows = "{";
+  for (auto one = out_.begin(); one != out_.upper_bound(sequence); ++one) {
+    rows += (rows.size() > 1 ? "," : "") + std::to_string(one->second);
+  }
+  run(tx, in_schema("DELETE FROM @schema@.dead_letters WHERE id = ANY ($1::bigint[])", schema_), rows + "}");
+}
+
+std::vector<std::string> ParkedEvents::held_keys(pqxx::transaction_base& tx) const {
+  const auto rows = run(tx,
+                        in_schema("SELECT DISTINCT key FROM @schema@.dead_letters WHERE channel = $2"
+                                  " AND state IN ('dead', 'behind') AND side = 'outbox' AND consumer_group = $1"
+                                  " AND key IS NOT NULL",
+                                  schema_),
+                        cursor_, channel_);
+  std::vector<std::string> keys;
+  for (const auto& row : rows) {
+    keys.push_back(text_of(row[0]));
+  }
+  return keys;
+}
+
+}  // namespace penstock::postgres

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "penstock/event.hpp"
+#include "postgres/pqxx_compat.hpp"
+
+namespace penstock::postgres {
+
+/// The events of one cursor that wait behind a dead letter of their key: rows of `dead_letters` in state 'behind', which become
+/// free when no row of their key is in state 'dead'. Those handed out again are known by their entry's sequence until they are
+/// settled, and then deleted.
+/// Thread safety: one thread. Lifetime: a value.
+class ParkedEvents {
+ public:
+  ParkedEvents(std::string schema, std::string cursor);
+
+  /// As a new owner: nothing is handed out.
+  void reset();
+
+  struct Free {
+    std::int64_t row = 0;
+    Event event{};
+  };
+  /// Rows that are free and not handed out, in order. Looks at most about once a second, and not at all while there are none.
+  std::vector<Free> free(pqxx::transaction_base& tx, std::size_t max);
+  void handed_out(std::uint64_t sequence, std::int64_t row) { out_.emplace(sequence, row); }
+  [[nodiscard]] bool is_out(std::uint64_t sequence) const { return out_.count(sequence) != 0; }
+
+  void park(pqxx::transaction_base& tx, const std::string& channel, std::int64_t outbox_id, const Event& event);
+  /// After the transaction: there is something to look for.
+  void parked() { any_ = true; }
+  /// One that was handed out stays after all.
+  void stays(std::uint64_t sequence) { out_.erase(sequence); }
+  /// One that was handed out is a dead letter itself.
+  void bury(pqxx::transaction_base& tx, std::uint64_t sequence, const std::string& error, int attempts);
+
+  /// Deletes what is settled up to a sequence, if anything; `forget` after the transaction.
+  [[nodiscard]] bool any_settled(std::uint64_t sequence) const { return !out_.empty() && out_.begin()->first <= sequence; }
+  void erase_settled(pqxx::transaction_base& tx, std::uint64_t sequence);
+  void forget_settled(std::uint64_t sequence) { out_.erase(out_.begin(), out_.upper_bound(sequence)); }
+
+  std::vector<std::string> held_keys(pqxx::transaction_base& tx) const;
+
+ private:
+  using Steady = std::chrono::steady_clock;
+
+  std::string schema_;
+  std::string cursor_;
+  std::string channel_;
+  bool any_ = true;
+  Steady::time_point next_look_{};
+  std::map<std::uint64_t, std::int64_t> out_{};
+};
+
+}  // namespace penstock::postgres
