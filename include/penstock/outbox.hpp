@@ -21,7 +21,7 @@ struct OutboxOptions {
   std::string schema = "penstock";  ///< made by `migrate`; [a-z_][a-z0-9_]*, at most 50
   std::string source{};             ///< required unless every event sets its own: CloudEvents `source`, as "/shop/orders-api"
   std::string content_type = "application/json";  ///< of events with data that name none
-  std::chrono::milliseconds lease{5'000};         ///< how long a relay that has died keeps its cursors from others
+  std::chrono::milliseconds lease{4'000};         ///< how long a relay that has died keeps its cursors from others
   std::shared_ptr<Logger> logger{};
 };
 

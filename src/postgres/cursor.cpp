@@ -347,14 +347,17 @@ void PostgresCursor::wait(std::chrono::milliseconds most, std::stop_token stop) 
       return;
     }
     if (owned_ && most >= kSleepFrom) {
-      slept_ = Steady::now();
       if (announce_sleep(true)) {
+        slept_ = Steady::now();
         return;  // what was committed before the announcement was seen is found by looking once more
       }
     }
     if (waker_->wait(connection_->sock(), most)) {
       connection_->get_notifs();
       hinted_ = false;
+    }
+    if (most >= kSleepFrom) {
+      slept_ = Steady::now();  // the end of it counts: a second asleep is not a second without sleep
     }
   });
 }
