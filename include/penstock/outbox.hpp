@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -22,6 +23,16 @@ struct OutboxOptions {
   std::string source{};             ///< required unless every event sets its own: CloudEvents `source`, as "/shop/orders-api"
   std::string content_type = "application/json";  ///< of events with data that name none
   std::chrono::milliseconds lease{4'000};         ///< how long a relay that has died keeps its cursors from others
+  /// Relays work through the log in segments and truncate each when every cursor has settled all of it. A segment is closed at
+  /// this size or age; what is in it then stays for `retention` after it was appended, unless there are more closed segments
+  /// than `retention_bytes` (0: no bound). Nothing is truncated while there is no cursor.
+  std::int64_t segment_bytes = std::int64_t{64} << 20U;
+  std::chrono::seconds segment_age{3'600};
+  std::chrono::seconds retention{0};
+  std::int64_t retention_bytes = 0;
+  /// Whether relays LISTEN for appends. Set it to false where `url` leads to a pooler in transaction mode: then they poll
+  /// alone, and leave no setting behind on the pooler's connections.
+  bool listen = true;
   std::shared_ptr<Logger> logger{};
 };
 
@@ -60,6 +71,11 @@ class PENSTOCK_EXPORT Outbox final : public EventLog {
   void signal() noexcept;
 
   std::unique_ptr<Cursor> cursor(const std::string& name, const std::vector<std::string>& patterns) override;
+
+  /// Forgets the place of a destination ("<backend>:<channel>") that no relay serves any more, and which would keep the log
+  /// from being truncated. A relay that asks for it again starts at the beginning of what the log still holds. False when there
+  /// is none; throws std::runtime_error while a relay holds it, and libpqxx's exceptions.
+  bool drop_cursor(const std::string& name);
 
  private:
   class Impl;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "postgres/fill_in.hpp"
 #include "postgres/schema_name.hpp"
 #include "postgres/snapshot.hpp"
 #include "postgres/window_sql.hpp"
@@ -49,7 +50,9 @@ EventLog::Backlog measure_backlog(pqxx::transaction_base& tx, const std::string&
   const auto cur = position.cur.empty() ? std::nullopt : std::optional{position.cur};
   const std::string sql = complement ? routes_complemented(backlog_sql(schema)) : backlog_sql(schema);
   const auto row =
-      run(tx, sql, std::to_string(prev.xmax - 1), array_of(prev.in_flight), cur, position.place, patterns, kCounted)[0];
+      tx.exec(reader_settings() + filled_in(tx, sql,
+                                            {std::to_string(prev.xmax - 1), array_of(prev.in_flight), cur,
+                                             std::to_string(position.place), patterns, std::to_string(kCounted)}))[0];
   EventLog::Backlog backlog{.position = position.prev};
   if (cur) {
     backlog.position += " then " + *cur + " up to " + std::to_string(position.place);

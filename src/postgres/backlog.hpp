@@ -11,7 +11,7 @@
 namespace penstock::postgres {
 
 /// What is committed beyond a place in the log. Up to a thousand rows are counted; beyond that the number is the distance of
-/// two ids. `patterns` as in window_sql.hpp. The planner's settings are those of `reader_settings`.
+/// two ids. `patterns` as in window_sql.hpp.
 EventLog::Backlog measure_backlog(pqxx::transaction_base& tx, const std::string& schema, const LogPosition& position,
                                   const std::optional<std::string>& patterns, bool complement = false);
 

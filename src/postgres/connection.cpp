@@ -32,11 +32,15 @@ std::string with_defaults(const std::string& url, std::chrono::milliseconds conn
   add("keepalives_count", "3");
   add("tcp_user_timeout", "15000");
   add("application_name", "penstock");
+  add("client_encoding", "UTF8");
   return result;
 }
 
 std::unique_ptr<pqxx::connection> connect(const std::string& url, const ConnectOptions& options) {
   auto connection = std::make_unique<pqxx::connection>(with_defaults(url, options.connect_timeout));
+  if (options.shared_by_pooler) {
+    return connection;
+  }
   pqxx::nontransaction tx{*connection};
   tx.exec(
       "SELECT set_config('client_encoding', 'UTF8', false), set_config('TimeZone', 'UTC', false),"

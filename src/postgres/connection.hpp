@@ -12,6 +12,8 @@ namespace penstock::postgres {
 struct ConnectOptions {
   std::chrono::milliseconds connect_timeout{5'000};
   std::chrono::milliseconds statement_timeout{0};  ///< 0: none
+  /// Then nothing is set on the session, which others use as well.
+  bool shared_by_pooler = false;
 };
 
 /// The connection string with a connect timeout, keepalives and a name for the connection added, each unless it is there.

@@ -21,11 +21,10 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kStatementTimeout = 60s;
 constexpr auto kCheckpointInterval = 250ms;  // the most frequent write of a cursor that moves
 constexpr auto kSleepFrom = 16ms;            // shorter waits are polling
-constexpr auto kAnnouncement = 60s;          // how long an announced sleep is believed; renewed after half of it
-constexpr auto kBusyFor = 1s;                // reading without a sleep for so long withdraws the announcement
+constexpr auto kAnnouncement = 10s;          // how long an announced sleep is believed, unless it is longer
+constexpr auto kLongestSleep = 60s;
 
 std::string owner_name() {
   std::array<char, 256> host{};
@@ -40,9 +39,9 @@ std::string owner_name() {
 PostgresCursor::PostgresCursor(CursorSettings settings, std::string name, const std::vector<std::string>& patterns)
     : settings_{std::move(settings)},
       name_{std::move(name)},
-      owner_{owner_name()},
       reader_{settings_.schema, patterns, settings_.limits},
-      parked_{settings_.schema, name_} {
+      parked_{settings_.schema, name_},
+      state_{settings_.schema, name_, owner_name()} {
   if (settings_.hub) {
     settings_.hub->add(waker_);
   }
@@ -68,12 +67,10 @@ void PostgresCursor::connect() {
   if (connection_) {
     return;
   }
-  auto connection = postgres::connect(settings_.url, {.statement_timeout = kStatementTimeout});
-  {
-    pqxx::nontransaction tx{*connection};
-    run(tx, reader_settings());
+  auto connection = postgres::connect(settings_.url, {.shared_by_pooler = !settings_.listen});
+  if (settings_.listen) {
+    listener_ = std::make_unique<Listener>(*connection, wake_channel(settings_.schema), [this] { hinted_ = true; });
   }
-  listener_ = std::make_unique<Listener>(*connection, wake_channel(settings_.schema), [this] { hinted_ = true; });
   connection_ = std::move(connection);
 }
 
@@ -95,46 +92,19 @@ bool PostgresCursor::acquire() {
     connect();
     owned_ = false;
     recover_from_restore();
-    pqxx::work tx{*connection_};
-    const bool taken = take_lease(tx);
-    tx.commit();
-    owned_ = taken;
-    return taken;
+    const auto position = state_.take(*connection_, settings_.lease);
+    if (!position) {
+      return false;
+    }
+    reader_.seek(*position);
+    tracker_.reset(*position);
+    parked_.reset();
+    settled_more_ = false;
+    written_ = Steady::now();
+    hinted_ = true;
+    owned_ = true;
+    return true;
   });
-}
-
-bool PostgresCursor::take_lease(pqxx::transaction_base& tx) {
-  const auto held = run(tx,
-                        in_schema("SELECT FROM @schema@.cursors WHERE name = $1 AND owner <> $2"
-                                  " AND lease_until > clock_timestamp()",
-                                  settings_.schema),
-                        name_, owner_);
-  if (!held.empty()) {
-    return false;
-  }
-  // Another relay may have taken it since; the condition is checked again under the row's lock.
-  const auto taken = run(tx,
-                         in_schema("INSERT INTO @schema@.cursors AS c(name, owner, token, lease_until)"
-                                   " VALUES ($1, $2, 1, clock_timestamp() + $3::bigint * interval '1 millisecond')"
-                                   " ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, token = c.token + 1,"
-                                   "  lease_until = excluded.lease_until, updated_at = clock_timestamp()"
-                                   "  WHERE c.owner = excluded.owner OR c.lease_until <= clock_timestamp()"
-                                   " RETURNING token, prev::text, coalesce(cur::text, '') AS cur, place",
-                                   settings_.schema),
-                         name_, owner_, static_cast<std::int64_t>(settings_.lease.count()));
-  if (taken.empty()) {
-    return false;
-  }
-  const LogPosition position{taken[0]["prev"].c_str(), taken[0]["cur"].c_str(), taken[0]["place"].as<std::int64_t>()};
-  reader_.seek(position);
-  tracker_.reset(position);
-  parked_.reset();
-  token_ = taken[0]["token"].as<std::int64_t>();
-  settled_more_ = false;
-  written_ = Steady::now();
-  slept_ = written_;
-  hinted_ = true;
-  return true;
 }
 
 // Transaction ids mean nothing in another cluster: after dump and restore new rows may bear ids that the stored snapshots have
@@ -159,6 +129,7 @@ void PostgresCursor::recover_from_restore() {
   const auto rows = run(tx, in_schema("UPDATE @schema@.outbox SET txid = '3'"
                                       " WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())",
                                       settings_.schema));
+  run(tx, in_schema("TRUNCATE @schema@.cursor_log", settings_.schema));
   run(tx, in_schema("UPDATE @schema@.cursors SET prev = '3:3:', cur = NULL, place = 0, token = token + 1,"
                     " lease_until = '-infinity', updated_at = clock_timestamp()",
                     settings_.schema));
@@ -183,7 +154,7 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
     }
     while (entries.empty() && max > 0) {
       if (Steady::now() - written_ >= settings_.lease / 2) {
-        write_alone(Lease::renew);
+        write_alone(true);
       }
       const auto step = reader_.step(*connection_);
       note_closed();
@@ -197,9 +168,6 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
                            .returned = false});
       }
       note_closed();
-    }
-    if (announced_ && Steady::now() - slept_ > kBusyFor) {
-      announce_sleep(false);
     }
     return entries;
   });
@@ -221,40 +189,30 @@ void PostgresCursor::checkpoint(std::uint64_t sequence) {
     // A place that moved only because other transactions came and went is not worth a write of its own: our own write would
     // move it again.
     if ((settled_more_ && age >= kCheckpointInterval) || age >= settings_.lease / 3) {
-      write_alone(Lease::renew);
+      write_alone(true);
+    }
+    if (settings_.segments) {
+      settings_.segments->tend(*connection_);
     }
   });
 }
 
-void PostgresCursor::write_alone(Lease lease) {
+void PostgresCursor::write_alone(bool keep_lease) {
   const std::uint64_t settled = tracker_.settled();
   if (parked_.any_settled(settled)) {
     pqxx::work tx{*connection_};
-    write(tx, lease);
+    write(tx, keep_lease);
     parked_.erase_settled(tx, settled);
     tx.commit();
     parked_.forget_settled(settled);
     return;
   }
   pqxx::nontransaction tx{*connection_};
-  write(tx, lease);
+  write(tx, keep_lease);
 }
 
-void PostgresCursor::write(pqxx::transaction_base& tx, Lease lease) {
-  const LogPosition position = tracker_.position();
-  const auto cur = position.cur.empty() ? std::nullopt : std::optional{position.cur};
-  const auto written =
-      run(tx,
-          in_schema(
-              "UPDATE @schema@.cursors SET prev = $4::pg_snapshot, cur = $5::pg_snapshot, place = $6::bigint,"
-              " lease_until = CASE WHEN $7 THEN clock_timestamp() + $8::bigint * interval '1 millisecond' ELSE '-infinity' END,"
-              " updated_at = clock_timestamp() WHERE name = $1 AND owner = $2 AND token = $3::bigint",
-              settings_.schema),
-          name_, owner_, token_, position.prev, cur, position.place, lease == Lease::renew,
-          static_cast<std::int64_t>(settings_.lease.count()));
-  if (written.affected_rows() == 0) {
-    throw LeaseLost("cursor '" + name_ + "' was taken over by another relay");
-  }
+void PostgresCursor::write(pqxx::transaction_base& tx, bool keep_lease) {
+  state_.write(tx, tracker_.position(), keep_lease ? std::optional{settings_.lease} : std::nullopt);
   written_ = Steady::now();
   settled_more_ = false;
 }
@@ -264,7 +222,7 @@ void PostgresCursor::bury(const EventLog::Entry& entry, const std::string& chann
     require_lease();
     const std::int64_t id = tracker_.id_of(entry.sequence);
     pqxx::work tx{*connection_};
-    write(tx, Lease::renew);
+    write(tx, true);
     if (parked_.is_out(entry.sequence)) {
       parked_.bury(tx, entry.sequence, error, attempts);
     } else {
@@ -281,7 +239,7 @@ void PostgresCursor::park(std::span<const EventLog::Entry> entries, const std::s
   guarded("park events", [&] {
     require_lease();
     pqxx::work tx{*connection_};
-    write(tx, Lease::renew);
+    write(tx, true);
     for (const EventLog::Entry& entry : entries) {
       if (!parked_.is_out(entry.sequence)) {
         parked_.park(tx, channel, tracker_.id_of(entry.sequence), entry.event);
@@ -318,19 +276,8 @@ std::vector<std::string> PostgresCursor::siblings() {
 EventLog::Backlog PostgresCursor::backlog() {
   return guarded("measure its backlog", [&] {
     connect();
+    const LogPosition position = owned_ ? tracker_.position() : state_.read(*connection_);
     pqxx::nontransaction tx{*connection_};
-    if (owned_) {
-      return measure_backlog(tx, settings_.schema, tracker_.position(), reader_.patterns(), reader_.complement());
-    }
-    const auto stored =
-        run(tx,
-            in_schema("SELECT prev::text, coalesce(cur::text, '') AS cur, place FROM @schema@.cursors WHERE name = $1",
-                      settings_.schema),
-            name_);
-    LogPosition position{.prev = Snapshot::beginning().text};
-    if (!stored.empty()) {
-      position = {stored[0]["prev"].c_str(), stored[0]["cur"].c_str(), stored[0]["place"].as<std::int64_t>()};
-    }
     return measure_backlog(tx, settings_.schema, position, reader_.patterns(), reader_.complement());
   });
 }
@@ -346,46 +293,38 @@ void PostgresCursor::wait(std::chrono::milliseconds most, std::stop_token stop) 
     if (std::exchange(hinted_, false)) {
       return;
     }
-    if (owned_ && most >= kSleepFrom) {
-      if (announce_sleep(true)) {
-        slept_ = Steady::now();
-        return;  // what was committed before the announcement was seen is found by looking once more
-      }
+    if (owned_ && listener_ && most >= kSleepFrom && announce_sleep(std::min<std::chrono::milliseconds>(most, kLongestSleep))) {
+      return;  // what was committed before the announcement was seen is found by looking once more
     }
-    if (waker_->wait(connection_->sock(), most)) {
+    if (waker_->wait(connection_->sock(), std::min<std::chrono::milliseconds>(most, kLongestSleep))) {
       connection_->get_notifs();
       hinted_ = false;
-    }
-    if (most >= kSleepFrom) {
-      slept_ = Steady::now();  // the end of it counts: a second asleep is not a second without sleep
     }
   });
 }
 
-/// True when something was written.
-bool PostgresCursor::announce_sleep(bool asleep) {
+/// True when something was written. Nothing is taken back when the sleep ends: soon enough, the announcement does.
+bool PostgresCursor::announce_sleep(std::chrono::milliseconds most) {
   const auto now = Steady::now();
-  if (asleep && announced_ && now - *announced_ < kAnnouncement / 2) {
+  if (announced_ && now + most <= *announced_) {
     return false;
   }
+  const auto lasts =
+      std::max<std::chrono::milliseconds>(kAnnouncement, std::min<std::chrono::milliseconds>(most, kLongestSleep));
   pqxx::nontransaction tx{*connection_};
   run(tx,
-      in_schema("INSERT INTO @schema@.sleepers(cursor, until)"
-                " VALUES ($1, CASE WHEN $2 THEN clock_timestamp() + $3::bigint * interval '1 second' ELSE '-infinity' END)"
-                " ON CONFLICT (cursor) DO UPDATE SET until = excluded.until",
+      in_schema("SELECT setval('@schema@.asleep_until', greatest(pg_sequence_last_value('@schema@.asleep_until'::regclass),"
+                " (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $1::bigint))",
                 settings_.schema),
-      name_, asleep, static_cast<std::int64_t>(kAnnouncement.count()));
-  announced_ = asleep ? std::optional{now} : std::nullopt;
+      static_cast<std::int64_t>(lasts.count()));
+  announced_ = now + lasts;
   return true;
 }
 
 void PostgresCursor::release() noexcept {
   try {
     if (owned_ && connection_) {
-      if (announced_) {
-        announce_sleep(false);
-      }
-      write_alone(Lease::give_up);
+      write_alone(false);
     }
   } catch (const LeaseLost&) {
     // Somebody else has it: nothing to give up.

@@ -11,9 +11,11 @@
 
 #include "penstock/event_log.hpp"
 #include "penstock/logger.hpp"
+#include "postgres/cursor_state.hpp"
 #include "postgres/delivery_tracker.hpp"
 #include "postgres/outbox_parked.hpp"
 #include "postgres/pqxx_compat.hpp"
+#include "postgres/segments.hpp"
 #include "postgres/wake.hpp"
 #include "postgres/window_reader.hpp"
 
@@ -25,6 +27,8 @@ struct CursorSettings {
   std::chrono::milliseconds lease{5'000};
   std::shared_ptr<Logger> logger{};
   std::shared_ptr<WakeHub> hub{};
+  std::shared_ptr<Segments> segments{};  ///< tended by whoever has a lease; null: by nobody
+  bool listen = true;
   ReaderLimits limits{};
 };
 
@@ -53,7 +57,6 @@ class PostgresCursor final : public EventLog::Cursor {
 
  private:
   using Steady = std::chrono::steady_clock;
-  enum class Lease : std::uint8_t { renew, give_up };
 
   template <class Work>
   auto guarded(const char* what, Work work) -> decltype(work());
@@ -61,16 +64,14 @@ class PostgresCursor final : public EventLog::Cursor {
   void disconnect() noexcept;
   void require_lease() const;
   void recover_from_restore();
-  bool take_lease(pqxx::transaction_base& tx);
-  void write(pqxx::transaction_base& tx, Lease lease);
-  void write_alone(Lease lease);
-  bool announce_sleep(bool asleep);
+  void write(pqxx::transaction_base& tx, bool keep_lease);
+  void write_alone(bool keep_lease);
+  bool announce_sleep(std::chrono::milliseconds most);
   void note_closed();
   void log(LogLevel level, const std::string& message) const noexcept;
 
   CursorSettings settings_;
   std::string name_;
-  std::string owner_;
   std::shared_ptr<Waker> waker_ = std::make_shared<Waker>();
   std::unique_ptr<pqxx::connection> connection_{};
   bool hinted_ = false;
@@ -79,12 +80,11 @@ class PostgresCursor final : public EventLog::Cursor {
   DeliveryTracker tracker_{};
   ParkedEvents parked_;
 
+  CursorState state_;
   bool owned_ = false;
-  std::int64_t token_ = 0;
   bool settled_more_ = false;  // since the last write
   Steady::time_point written_{};
-  std::optional<Steady::time_point> announced_{};
-  Steady::time_point slept_{};  // the last wait that was long enough to be called sleep
+  std::optional<Steady::time_point> announced_{};  // until then our sleep is believed
 };
 
 }  // namespace penstock::postgres

@@ -11,10 +11,16 @@ namespace {
 constexpr std::string_view kFirst = R"sql(
 -- The log. Rows are only ever inserted. `txid` is the transaction that appended, `id` is drawn when the row is made (CACHE 1:
 -- with a larger cache, ids would not follow the order of commits of one key).
+-- It is a ring of segments. A sequence says which one takes the appends, so that no append waits for a lock or reads a row to
+-- know; a segment is truncated when every cursor has all of it behind itself.
+CREATE SEQUENCE @schema@.outbox_id_seq AS bigint CACHE 1;
+CREATE SEQUENCE @schema@.outbox_segment AS smallint MINVALUE 0 MAXVALUE 2 START 0;
+SELECT setval('@schema@.outbox_segment', 0);
 CREATE TABLE @schema@.outbox (
-  id             bigint GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY,
+  id             bigint NOT NULL DEFAULT nextval('@schema@.outbox_id_seq'),
   txid           xid8 NOT NULL DEFAULT pg_current_xact_id(),
   appended_at    timestamptz NOT NULL DEFAULT now(),
+  segment        smallint NOT NULL DEFAULT pg_sequence_last_value('@schema@.outbox_segment'::regclass)::smallint,
   route          text COLLATE "C" NOT NULL,
   event_id       text COLLATE "C" NOT NULL,
   source         text COLLATE "C" NOT NULL,
@@ -31,14 +37,27 @@ CREATE TABLE @schema@.outbox (
   extensions     jsonb,          -- {"name": text | number | boolean | {"base64": text}}
   headers        jsonb,          -- [[name, text | null | {"base64": text}], …]
   data           bytea
-) WITH (fillfactor = 100, autovacuum_vacuum_insert_threshold = 50000, autovacuum_vacuum_insert_scale_factor = 0,
-        autovacuum_freeze_min_age = 0, autovacuum_analyze_threshold = 100000, autovacuum_analyze_scale_factor = 0,
-        toast.autovacuum_vacuum_insert_threshold = 50000, toast.autovacuum_vacuum_insert_scale_factor = 0,
-        toast.autovacuum_freeze_min_age = 0);
-CREATE INDEX outbox_txid ON @schema@.outbox (txid, id);
+) PARTITION BY LIST (segment);
+ALTER SEQUENCE @schema@.outbox_id_seq OWNED BY @schema@.outbox.id;
+ALTER SEQUENCE @schema@.outbox_segment OWNED BY @schema@.outbox.segment;
+DO $$
+BEGIN
+  FOR segment IN 0..2 LOOP
+    EXECUTE format('CREATE TABLE @schema@.outbox_%1$s PARTITION OF @schema@.outbox (PRIMARY KEY (id)) FOR VALUES IN (%1$s)
+      WITH (fillfactor = 100, autovacuum_vacuum_insert_threshold = 50000, autovacuum_vacuum_insert_scale_factor = 0,
+            autovacuum_freeze_min_age = 0, autovacuum_analyze_threshold = 100000, autovacuum_analyze_scale_factor = 0,
+            toast.autovacuum_vacuum_insert_threshold = 50000, toast.autovacuum_vacuum_insert_scale_factor = 0,
+            toast.autovacuum_freeze_min_age = 0)', segment);
+    EXECUTE format('CREATE INDEX outbox_%1$s_txid ON @schema@.outbox_%1$s (txid, id)', segment);
+  END LOOP;
+END
+$$;
 
 -- One row per destination: its place in the log and the lease of the relay that owns it. Everything visible in `prev` is
 -- settled; of what became visible between `prev` and `cur`, everything up to the id `place`.
+-- A row is written when a relay takes it over, and when the log below is folded into it; in between, checkpoints and renewals
+-- lock it and are inserted there, because updates several times a second would leave as many dead rows for as long as an old
+-- snapshot is held anywhere in the database. What holds is the newest of both: the view `cursor_status`.
 CREATE TABLE @schema@.cursors (
   name        text COLLATE "C" PRIMARY KEY,
   owner       text NOT NULL,
@@ -49,13 +68,28 @@ CREATE TABLE @schema@.cursors (
   place       bigint NOT NULL DEFAULT 0,
   updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+CREATE TABLE @schema@.cursor_log (
+  cursor      text COLLATE "C" NOT NULL,
+  token       bigint NOT NULL,
+  seq         bigint GENERATED ALWAYS AS IDENTITY (CACHE 1),
+  lease_until timestamptz NOT NULL,
+  prev        pg_snapshot NOT NULL,
+  cur         pg_snapshot,
+  place       bigint NOT NULL,
+  updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (cursor, token, seq)
+) WITH (autovacuum_vacuum_insert_threshold = 50000, autovacuum_vacuum_insert_scale_factor = 0);
+CREATE VIEW @schema@.cursor_status AS
+  SELECT c.name, c.owner, c.token, coalesce(l.lease_until, c.lease_until) AS lease_until, coalesce(l.prev, c.prev) AS prev,
+         CASE WHEN l.seq IS NULL THEN c.cur ELSE l.cur END AS cur, coalesce(l.place, c.place) AS place,
+         coalesce(l.updated_at, c.updated_at) AS updated_at
+    FROM @schema@.cursors c LEFT JOIN LATERAL
+      (SELECT * FROM @schema@.cursor_log l WHERE l.cursor = c.name AND l.token = c.token ORDER BY l.seq DESC LIMIT 1) l ON true;
 
--- Cursors whose relay sleeps and wants to be notified. A table of its own, since every append looks into it: it changes a few
--- times a minute at most, so it stays small also while an old snapshot keeps dead rows from being removed.
-CREATE TABLE @schema@.sleepers (
-  cursor text COLLATE "C" PRIMARY KEY,
-  until  timestamptz NOT NULL
-) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+-- Until when, in milliseconds since 1970, some relay sleeps and wants to be notified. A sequence, since every append looks at it:
+-- it has one row whatever happens, and no versions.
+CREATE SEQUENCE @schema@.asleep_until AS bigint MINVALUE 0 START 0;
+SELECT setval('@schema@.asleep_until', 0);
 
 CREATE TABLE @schema@.inbox (
   consumer_group text COLLATE "C" NOT NULL,
@@ -165,7 +199,8 @@ $$;
 
 -- Wakes the relays that sleep, if any, when the transaction commits.
 CREATE FUNCTION @schema@.wake() RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog AS $$
-  SELECT pg_notify('@wake@', '') WHERE EXISTS (SELECT FROM @schema@.sleepers WHERE until > clock_timestamp())
+  SELECT pg_notify('@wake@', '') WHERE pg_sequence_last_value('@schema@.asleep_until'::regclass)
+    > extract(epoch FROM clock_timestamp()) * 1000
 $$;
 
 -- Appends an event from SQL (a trigger, a program in another language) in the current transaction; returns its id. Take the lock

@@ -5,9 +5,12 @@
 #include <utility>
 
 #include "penstock/uuid.hpp"
+#include "postgres/connection.hpp"
 #include "postgres/cursor.hpp"
+#include "postgres/cursor_state.hpp"
 #include "postgres/outbox_append.hpp"
 #include "postgres/schema_name.hpp"
+#include "postgres/segments.hpp"
 #include "postgres/wake.hpp"
 
 namespace penstock {
@@ -27,6 +30,22 @@ class Outbox::Impl {
       throw std::invalid_argument("OutboxOptions.lease is " + std::to_string(options_.lease.count()) +
                                   " ms: give at least 100 ms, or relays take over from each other all the time");
     }
+    const auto not_negative = [](const char* option, std::int64_t value, std::int64_t least) {
+      if (value < least) {
+        throw std::invalid_argument(std::string{"OutboxOptions."} + option + " is " + std::to_string(value) +
+                                    ": give at least " + std::to_string(least));
+      }
+    };
+    not_negative("segment_bytes", options_.segment_bytes, 1);
+    not_negative("segment_age", options_.segment_age.count(), 1);
+    not_negative("retention", options_.retention.count(), 0);
+    not_negative("retention_bytes", options_.retention_bytes, 0);
+    segments_ = std::make_shared<postgres::Segments>(options_.schema,
+                                                     postgres::SegmentPolicy{.segment_bytes = options_.segment_bytes,
+                                                                             .segment_age = options_.segment_age,
+                                                                             .retention = options_.retention,
+                                                                             .retention_bytes = options_.retention_bytes},
+                                                     options_.logger);
   }
 
   [[nodiscard]] Event completed(Event event) const {
@@ -46,11 +65,13 @@ class Outbox::Impl {
   [[nodiscard]] const OutboxOptions& options() const { return options_; }
   [[nodiscard]] const std::string& url() const { return url_; }
   [[nodiscard]] const std::shared_ptr<postgres::WakeHub>& hub() const { return hub_; }
+  [[nodiscard]] const std::shared_ptr<postgres::Segments>& segments() const { return segments_; }
 
  private:
   std::string url_;
   OutboxOptions options_;
   std::shared_ptr<postgres::WakeHub> hub_ = std::make_shared<postgres::WakeHub>();
+  std::shared_ptr<postgres::Segments> segments_{};
 };
 
 Outbox::Outbox(std::string url, OutboxOptions options) : impl_{std::make_unique<Impl>(std::move(url), std::move(options))} {}
@@ -93,8 +114,15 @@ std::unique_ptr<EventLog::Cursor> Outbox::cursor(const std::string& name, const 
                                                                              .schema = impl_->options().schema,
                                                                              .lease = impl_->options().lease,
                                                                              .logger = impl_->options().logger,
-                                                                             .hub = impl_->hub()},
+                                                                             .hub = impl_->hub(),
+                                                                             .segments = impl_->segments(),
+                                                                             .listen = impl_->options().listen},
                                                     name, patterns);
+}
+
+bool Outbox::drop_cursor(const std::string& name) {
+  const auto connection = postgres::connect(impl_->url(), {.statement_timeout = std::chrono::seconds{60}});
+  return postgres::drop_cursor(*connection, impl_->options().schema, name);
 }
 
 }  // namespace penstock

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "postgres/outbox_append.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <optional>
 #include <utility>
 
+#include "postgres/fill_in.hpp"
 #include "postgres/schema_name.hpp"
 #include "postgres/text_codec.hpp"
 
@@ -50,7 +50,8 @@ constexpr std::string_view kValues =
     " $13::text, $14::jsonb, $15::jsonb, $16::bytea";
 // NOTIFY takes a lock that is global to the server until commit, so it is sent only when a relay has said that it sleeps.
 constexpr std::string_view kWake =
-    ") SELECT pg_notify('@wake@', '') WHERE EXISTS (SELECT FROM @schema@.sleepers WHERE until > clock_timestamp())";
+    ") SELECT pg_notify('@wake@', '') WHERE pg_sequence_last_value('@schema@.asleep_until'::regclass)"
+    " > extract(epoch FROM clock_timestamp()) * 1000";
 
 void execute(pqxx::transaction_base& tx, const std::string& sql, const Fields& f) {
   run(tx, sql, f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11], f[12], f[13], f[14], f[15]);
@@ -104,26 +105,6 @@ void statements(const std::string& schema, std::span<const OutboxRow> rows, Use 
   }
 }
 
-/// The statement with its parameters in their places, as literals.
-std::string filled_in(const pqxx::transaction_base& tx, std::string_view sql, const Fields& fields) {
-  std::string result;
-  for (std::size_t at = 0; at < sql.size();) {
-    if (sql[at] != '$') {
-      const std::size_t end = std::min(sql.find('$', at), sql.size());
-      result += sql.substr(at, end - at);
-      at = end;
-      continue;
-    }
-    std::size_t number = 0;
-    for (++at; at < sql.size() && sql[at] >= '0' && sql[at] <= '9'; ++at) {
-      number = number * 10 + static_cast<std::size_t>(sql[at] - '0');
-    }
-    const Field& field = fields.at(number - 1);
-    result += field ? tx.quote(*field) : "NULL";
-  }
-  return result;
-}
-
 }  // namespace
 
 void append_rows(pqxx::transaction_base& tx, const std::string& schema, std::span<const OutboxRow> rows) {
@@ -132,7 +113,9 @@ void append_rows(pqxx::transaction_base& tx, const std::string& schema, std::spa
 
 std::string append_text(const pqxx::transaction_base& tx, const std::string& schema, std::span<const OutboxRow> rows) {
   std::string result;
-  statements(schema, rows, [&](const std::string& sql, const Fields& fields) { result += filled_in(tx, sql, fields) + ";\n"; });
+  statements(schema, rows, [&](const std::string& sql, const Fields& fields) {
+    result += filled_in(tx, sql, {fields.begin(), fields.end()}) + ";\n";
+  });
   return result;
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "penstock/event_log.hpp"
+#include "postgres/fill_in.hpp"
 #include "postgres/text_codec.hpp"
 #include "postgres/window_sql.hpp"
 
@@ -46,6 +47,10 @@ LogRow read_row(const pqxx::row& row) {
     event.data = from_hex(view_of(data));
   }
   return result;
+}
+
+pqxx::result read(pqxx::transaction_base& tx, const std::string& sql, const Parameters& parameters) {
+  return tx.exec(reader_settings() + filled_in(tx, sql, parameters));
 }
 
 std::optional<std::int64_t> optional_id(const pqxx::field& field) {
@@ -113,8 +118,9 @@ std::optional<std::string> WindowReader::closed_at() const {
 
 WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
   pqxx::nontransaction tx{connection};
-  const auto rows = run(tx, poll_sql_, std::to_string(prev_.xmax), array_of(prev_.in_flight),
-                        static_cast<std::int64_t>(limits_.small_window), limits_.bytes, patterns_);
+  const auto rows = read(tx, poll_sql_,
+                         {std::to_string(prev_.xmax), array_of(prev_.in_flight), std::to_string(limits_.small_window),
+                          std::to_string(limits_.bytes), patterns_});
   const auto& head = rows[0];
   Snapshot cur = Snapshot::parse(head["cur"].c_str());
   if (head["large"].as<bool>()) {
@@ -123,13 +129,13 @@ WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
     open_ = std::move(open);
     return Step::more;
   }
-  std::deque<LogRow> read;
+  std::deque<LogRow> found;
   for (pqxx::result::size_type i = 1; i < rows.size(); ++i) {
-    read.push_back(read_row(rows[i]));
+    found.push_back(read_row(rows[i]));
   }
-  if (!read.empty()) {
+  if (!found.empty()) {
     buffer_window_ = std::make_shared<const Window>(Window{prev_, cur});
-    buffer_ = std::move(read);
+    buffer_ = std::move(found);
   }
   prev_ = std::move(cur);
   return buffer_.empty() ? Step::end : Step::rows;
@@ -147,8 +153,9 @@ WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
     }
   }
   pqxx::nontransaction tx{connection};
-  const auto extent = run(tx, extent_sql_, std::to_string(next.txid), next.id, std::to_string(next.window->cur.xmax),
-                          next.window->cur.text, limits_.chunk);
+  const auto extent = read(tx, extent_sql_,
+                           {std::to_string(next.txid), std::to_string(next.id), std::to_string(next.window->cur.xmax),
+                            next.window->cur.text, std::to_string(limits_.chunk)});
   const auto& found = extent[0];
   if (const auto smallest = optional_id(found["smallest"])) {
     next.smallest = std::min(next.smallest.value_or(kNoId), *smallest);
@@ -159,7 +166,7 @@ WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
     next.id = found["last_id"].as<std::int64_t>();
   } else {
     if (!next.late.empty()) {
-      const auto late = run(tx, late_extent_sql_, array_of(next.late), next.place);
+      const auto late = read(tx, late_extent_sql_, {array_of(next.late), std::to_string(next.place)});
       next.largest = std::max(next.largest, optional_id(late[0]["largest"]).value_or(0));
     }
     next.measured = true;
@@ -173,14 +180,17 @@ WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
 WindowReader::Step WindowReader::walk(pqxx::connection& connection) {
   Open& open = *open_;
   pqxx::nontransaction tx{connection};
-  const auto limit = static_cast<std::int64_t>(limits_.small_window);
+  const auto limit = std::to_string(limits_.small_window);
   const std::int64_t smallest = open.smallest.value_or(kNoId);
   if (!open.late.empty() && open.place < smallest - 1) {
-    const auto late = run(tx, late_extent_sql_, array_of(open.late), open.place);
+    const auto late = read(tx, late_extent_sql_, {array_of(open.late), std::to_string(open.place)});
     const auto next = optional_id(late[0]["smallest"]);
     if (next && *next < smallest) {
       const std::int64_t to = std::min(*next - 1 + limits_.chunk, smallest - 1);
-      return fill(run(tx, late_rows_sql_, array_of(open.late), *next - 1, to, limit, limits_.bytes, patterns_), to);
+      return fill(read(tx, late_rows_sql_,
+                       {array_of(open.late), std::to_string(*next - 1), std::to_string(to), limit,
+                        std::to_string(limits_.bytes), patterns_}),
+                  to);
     }
   }
   if (!open.smallest) {
@@ -191,8 +201,10 @@ WindowReader::Step WindowReader::walk(pqxx::connection& connection) {
     return close();
   }
   const std::int64_t to = std::min(from + limits_.chunk, open.largest);
-  return fill(
-      run(tx, range_rows_sql_, from, to, open.window->prev.text, open.window->cur.text, limit, limits_.bytes, patterns_), to);
+  return fill(read(tx, range_rows_sql_,
+                   {std::to_string(from), std::to_string(to), open.window->prev.text, open.window->cur.text, limit,
+                    std::to_string(limits_.bytes), patterns_}),
+              to);
 }
 
 WindowReader::Step WindowReader::close() {
@@ -202,19 +214,19 @@ WindowReader::Step WindowReader::close() {
 }
 
 WindowReader::Step WindowReader::fill(const pqxx::result& rows, std::int64_t to) {
-  std::deque<LogRow> read;
+  std::deque<LogRow> found;
   std::int64_t bytes = 0;
   for (const auto& row : rows) {
-    read.push_back(read_row(row));
-    bytes += read.back().event.data ? static_cast<std::int64_t>(read.back().event.data->size()) : 0;
+    found.push_back(read_row(row));
+    bytes += found.back().event.data ? static_cast<std::int64_t>(found.back().event.data->size()) : 0;
   }
-  const bool cut = read.size() >= limits_.small_window || bytes >= limits_.bytes;
-  open_->place = cut && !read.empty() ? read.back().id : to;
-  if (read.empty()) {
+  const bool cut = found.size() >= limits_.small_window || bytes >= limits_.bytes;
+  open_->place = cut && !found.empty() ? found.back().id : to;
+  if (found.empty()) {
     return Step::more;
   }
   buffer_window_ = open_->window;
-  buffer_ = std::move(read);
+  buffer_ = std::move(found);
   return Step::rows;
 }
 

@@ -27,10 +27,10 @@ std::string within_bytes(std::string_view rows, std::string_view bytes) {
 }  // namespace
 
 std::string reader_settings() {
-  return "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),"
-         " set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false),"
-         // Under SERIALIZABLE our reads and writes could make the appends of others fail.
-         " set_config('default_transaction_isolation', 'read committed', false)";
+  // Under SERIALIZABLE our reads could make the appends of others fail.
+  return "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;"
+         " SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off; SET LOCAL statement_timeout = '60s'; SET LOCAL "
+         "bytea_output = 'hex'; ";
 }
 
 std::string poll_sql(const std::string& schema) {

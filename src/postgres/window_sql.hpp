@@ -10,7 +10,8 @@ namespace penstock::postgres {
 // conditions on the transaction are index conditions where the index on (txid, id) is meant, and function calls where the
 // primary key is. `reader_settings` does the rest.
 
-/// Settings of planner and isolation for a connection that runs only these statements.
+/// Settings of planner, isolation and patience, to be sent before one of these statements and together with it: they end with
+/// its transaction, and so stay with us where connections are shared behind a pooler.
 std::string reader_settings();
 
 /// The whole window since `prev` when it is small, else only word that it is not.

@@ -90,7 +90,7 @@ void refill_outbox(const Schema& from, const Schema& to, std::size_t events, std
         tx.exec(
               "SELECT string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position) FROM information_schema.columns "
               "WHERE table_schema = '" +
-              from.name() + "' AND table_name = 'outbox' AND column_name NOT IN ('id', 'txid', 'key')")[0][0]
+              from.name() + "' AND table_name = 'outbox' AND column_name NOT IN ('id', 'txid', 'segment', 'key')")[0][0]
             .as<std::string>();
     const pqxx::result range = tx.exec("SELECT count(*), min(id) FROM " + from.table("outbox"));
     available = range[0][0].as<std::size_t>();

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <initializer_list>
 #include <memory>
 #include <pqxx/pqxx>
 #include <stdexcept>
@@ -69,6 +70,15 @@ class Schema {
  private:
   std::string name_;
 };
+
+/// Dead rows of some tables of a schema, as last counted: by their own statistics or by VACUUM.
+inline long long dead_tuples(const Schema& schema, std::initializer_list<const char*> tables) {
+  long long sum = 0;
+  for (const auto* table : tables) {
+    sum += schema.value("SELECT pg_stat_get_dead_tuples('" + schema.table(table) + "'::regclass)");
+  }
+  return sum;
+}
 
 /// Waits for a condition; false when it has not come true within the deadline.
 template <class Condition>
