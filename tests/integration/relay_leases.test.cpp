@@ -164,7 +164,8 @@ class RelayLeases : public ::testing::Test {
     return eventually([&] { return arrived() >= count; }, 30s);
   }
   [[nodiscard]] std::string owner() const {
-    const auto rows = schema_.exec("SELECT owner FROM " + schema_.table("cursors") + " WHERE lease_until > clock_timestamp()");
+    const auto rows =
+        schema_.exec("SELECT owner FROM " + schema_.table("cursor_status") + " WHERE lease_until > clock_timestamp()");
     return rows.empty() ? "" : rows[0][0].as<std::string>();
   }
   [[nodiscard]] bool owned_by(const Process& process) const {
@@ -255,7 +256,8 @@ TEST_F(RelayLeases, Rule12_AnIdleProcessAsksLittle) {
   const auto process = relay("only", 3);
   ASSERT_TRUE(eventually([&] { return sent().size() >= 30; }));
   const auto asleep = [&] {
-    return schema_.value("SELECT count(*) FROM " + schema_.table("sleepers") + " WHERE until > clock_timestamp()") == 3;
+    return schema_.value("SELECT count(*) FROM " + schema_.table("asleep_until") +
+                         " WHERE last_value > extract(epoch FROM clock_timestamp()) * 1000") == 1;
   };
   ASSERT_TRUE(eventually(asleep));
   std::size_t fewest = 1'000;
