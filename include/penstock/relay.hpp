@@ -110,7 +110,7 @@ struct RelayStatus {
 class PENSTOCK_EXPORT Relay {
  public:
   /// Throws std::invalid_argument, naming the route or option, the value and the remedy.
-  Relay(EventLog& log, std::vector<Route> routes, RelayOptions options = {});
+  Relay(EventLog& log, std::vector<Route> routes, const RelayOptions& options = {});
   ~Relay();
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;

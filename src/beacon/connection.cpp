@@ -116,8 +116,8 @@ void Speech::say_rarely(LogLevel level, const std::string& kind, const std::stri
 }
 
 milliseconds Backoff::next() {
-  const auto whole = std::min<std::int64_t>(5'000, std::int64_t{50} << std::min(failures_++, 10));
-  return milliseconds{whole / 2 + static_cast<std::int64_t>(static_cast<double>(whole / 2) * Random::system().unit())};
+  const std::int64_t half = std::min<std::int64_t>(5'000, std::int64_t{50} << std::min(failures_++, 10)) / 2;
+  return milliseconds{half + static_cast<std::int64_t>(static_cast<double>(half) * Random::system().unit())};
 }
 
 Connection::Connection(const Servers& servers, const std::vector<std::string>& announced,

@@ -56,6 +56,7 @@ std::optional<StreamInfoHandle> look_up(jsCtx* js, const std::string& stream) {
 void create(jsCtx* js, const StreamSpec& wanted, const std::string& stream) {
   const auto subjects = subjects_of(wanted);
   std::vector<const char*> names;
+  names.reserve(subjects.size());
   for (const auto& subject : subjects) names.push_back(subject.c_str());
   jsStreamConfig config;
   jsStreamConfig_Init(&config);

@@ -79,7 +79,7 @@ class PullSource final : public Source {
   void open(const std::string& group, std::shared_ptr<Logger> logger) override {
     if (opened_) throw std::logic_error{"Beacon: the source of \"" + channel_ + "\" is open already"};
     durable_ = durable_of(group);
-    speech_ = std::make_shared<Speech>(logger ? std::move(logger) : logger_);
+    speech_ = std::make_shared<Speech>(logger ? logger : logger_);
     ear_ = std::make_shared<Ear>(speech_);
     opened_ = true;
   }

@@ -46,7 +46,7 @@ class KafkaSource final : public Source {
   void open(const std::string& group, std::shared_ptr<Logger> logger) override {
     if (!group_.empty()) throw std::logic_error{"the source of '" + topic_ + "' was opened before; a source is opened once"};
     if (group.empty()) throw std::invalid_argument{"the group's name is empty; members of one group share the messages"};
-    log_.emplace(logger ? std::move(logger) : options_.logger, "conduit source " + topic_ + " of " + group + ": ");
+    log_.emplace(logger ? logger : options_.logger, "conduit source " + topic_ + " of " + group + ": ");
     member_.emplace(options_, source_, group, topic_, assignment_, *log_);
     group_ = group;
   }

@@ -104,7 +104,7 @@ class ExactlyOnce final : public Processor {
       // The store is there and cannot take this very message: that must not hold up the others.
       return malformed(with_defect(message, "the store refuses it: " + *refused));
     }
-    const Fate fate = handle(message, 1, stop);
+    Fate fate = handle(message, 1, stop);
     if (fate.kind == Fate::Kind::settled) {
       acknowledge(shared_, message);
     }

@@ -79,9 +79,7 @@ Event decode_binary(const Wire& wire, Binding binding) {
   if (content_type && !text::trim(*content_type).empty() && (binding != Binding::nats || event.content_type.empty())) {
     event.content_type = text::trim(*content_type);
   }
-  if (binding == Binding::kafka) {
-    event.data = wire.payload;
-  } else if (wire.payload && !wire.payload->empty()) {
+  if (binding == Binding::kafka || (wire.payload && !wire.payload->empty())) {
     event.data = wire.payload;
   } else if (empty_data) {
     event.data.emplace();

@@ -119,7 +119,7 @@ class Relay::Impl {
   std::atomic<bool> started_{false};
 };
 
-Relay::Relay(EventLog& log, std::vector<Route> routes, RelayOptions options)
+Relay::Relay(EventLog& log, std::vector<Route> routes, const RelayOptions& options)
     : impl_{std::make_unique<Impl>(log, std::move(routes), options)} {}
 Relay::~Relay() = default;
 

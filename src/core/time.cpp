@@ -62,14 +62,14 @@ std::optional<Instant> read(std::string_view text) noexcept {
     const int hours = digits(text, at + 1, 2);
     const int minutes = digits(text, at + 4, 2);
     if (!is(at + 3, ':') || !in(hours, 0, 23) || !in(minutes, 0, 59)) return std::nullopt;
-    offset = (text[at] == '-' ? -1 : 1) * (hours * 3600 + minutes * 60);
+    offset = (text[at] == '-' ? -1 : 1) * (std::int64_t{hours} * 3600 + std::int64_t{minutes} * 60);
     at += 6;
   } else {
     return std::nullopt;
   }
   if (at != text.size()) return std::nullopt;
   const std::int64_t days = std::chrono::sys_days{date}.time_since_epoch().count();
-  instant.seconds = days * 86'400 + hour * 3600 + minute * 60 + second - offset;
+  instant.seconds = days * 86'400 + std::int64_t{hour} * 3600 + std::int64_t{minute} * 60 + second - offset;
   return instant;
 }
 

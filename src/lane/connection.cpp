@@ -209,7 +209,7 @@ bool Connection::next(amqp_frame_t& frame) {
           "RabbitMQ closed the connection: " + std::to_string(close->reply_code) + " " + text(close->reply_text)};
       amqp_connection_close_ok_t ok{};
       amqp_send_method(state_, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &ok);
-      throw error;
+      throw AmqpError{error};
     }
     if (frame.frame_type == AMQP_FRAME_METHOD || frame.frame_type == AMQP_FRAME_HEADER || frame.frame_type == AMQP_FRAME_BODY) {
       return true;

@@ -134,11 +134,11 @@ void Subscription::retry(const Message& message, milliseconds delay) {
     generation = desk_->generation;
     ++desk_->moving;
   }
-  send_copy(generation, std::move(held), message, delay);
+  send_copy(generation, held, message, delay);
 }
 
 /// The copy is confirmed before the original is acknowledged: between the two there are two, never none.
-void Subscription::send_copy(std::uint64_t generation, Held held, const Message& message, milliseconds delay) {
+void Subscription::send_copy(std::uint64_t generation, const Held& held, const Message& message, milliseconds delay) {
   const SteadyTime start = Clock::now();
   // Where the copy cannot be stored the original waits here, unacknowledged, and goes back when its time has come.
   const auto keep = [desk = desk_, logger = settings_.logger, name = name_, generation, tag = held.tag,
@@ -322,7 +322,7 @@ void Subscription::handle(const amqp_frame_t& frame) {
           close->reply_code, true,
           "RabbitMQ closed the channel: " + std::to_string(close->reply_code) + " " + text(close->reply_text)};
       connection_->accept_channel_close(consume_channel);
-      throw error;
+      throw AmqpError{error};
     }
     case AMQP_CHANNEL_FLOW_METHOD: {
       amqp_channel_flow_ok_t ok{static_cast<const amqp_channel_flow_t*>(method)->active};

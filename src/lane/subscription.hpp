@@ -91,7 +91,7 @@ class Subscription {
   void finish();
   SteadyTime next_due();
   Message read(Arrived arrived) const;
-  void send_copy(std::uint64_t generation, Held held, const Message& message, std::chrono::milliseconds delay);
+  void send_copy(std::uint64_t generation, const Held& held, const Message& message, std::chrono::milliseconds delay);
 
   const Settings settings_;
   const std::string queue_;

@@ -111,7 +111,7 @@ void PostgresSession::fail(Stage stage, const std::string& what) {
   }
   const std::runtime_error failure{what};
   close();
-  throw failure;
+  throw std::runtime_error{failure};
 }
 
 void PostgresSession::refused(Stage stage, const std::string& what, const std::string& state) {
@@ -121,22 +121,22 @@ void PostgresSession::refused(Stage stage, const std::string& what, const std::s
   if (is_conflict(state)) {
     const TransactionConflict conflict{what};
     close();
-    throw conflict;
+    throw TransactionConflict{conflict};
   }
   if (is_data_error(state) || (stage == Stage::handlers && state.rfind("42", 0) == 0)) {
     const std::runtime_error failure{what};
     if (stage == Stage::own) {
       close();
     }
-    throw failure;
+    throw std::runtime_error{failure};
   }
   unavailable(state.rfind("42", 0) == 0 ? what + " (does the schema exist? call penstock::migrate)" : what);
 }
 
 void PostgresSession::unavailable(const std::string& what) {
-  const std::string copy = what;  // it may live in what is dropped
+  const DatastoreUnavailable failure{what};  // before: `what` may live in what is dropped
   drop();
-  throw DatastoreUnavailable{copy};
+  throw DatastoreUnavailable{failure};
 }
 
 void PostgresSession::classify(const std::exception_ptr& thrown) {
