@@ -25,13 +25,15 @@ struct Route {
   Channel channel{};
 };
 
-/// What becomes of a key when an event of it was rejected for good and is a dead letter.
+/// What becomes of a key when an event of it was rejected for good and is a dead letter. An outbox holds a key while a row of
+/// it in `dead_letters`, of that cursor, is in state 'dead', and keeps what waits beside it in state 'behind'.
 enum class AfterDeadLetter : std::uint8_t {
   next,  ///< its later events go on
   hold   ///< its later events wait, parked beside the dead letter, until it is replayed or discarded; also after a restart
 };
 
-/// What becomes of an event that no route matches.
+/// What becomes of an event that no route matches. Who goes over to `ignore` drops the cursor "penstock:unrouted", as any
+/// cursor that is no longer served: the log keeps what it has not settled.
 enum class Unrouted : std::uint8_t {
   dead_letter,  ///< the routes of this relay are all there are: such an event is a dead letter of "penstock:unrouted"
   ignore        ///< another relay may carry it

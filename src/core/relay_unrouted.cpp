@@ -47,7 +47,7 @@ class NoRoute final : public Publisher {
     if (found && !foreign_) {
       log("the log has a cursor '" + *other +
           "' that is none of this relay's, so events that no route matches are reported and not dead-lettered. Set "
-          "RelayOptions.unrouted to ignore, or give one relay all routes; if nobody uses that cursor any more, delete its row");
+          "RelayOptions.unrouted to ignore, or give one relay all routes; if nobody uses that cursor any more, drop it");
     }
     foreign_ = found;
   }
