@@ -46,7 +46,8 @@ class PENSTOCK_EXPORT ExtensionValue {
   std::string text_;
 };
 
-/// One header of a message as it travels. A name may repeat, order is kept, and a value may be null (Kafka).
+/// One header of a message as it travels. A name may repeat, order is kept (RabbitMQ 4 sorts by name), and a value may be null
+/// (Kafka).
 struct Header {
   std::string name{};
   std::optional<std::string> value{};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a publisher promises: one true outcome per event, in time.
+#include <algorithm>
 #include <chrono>
 #include <future>
 #include <set>
@@ -57,8 +58,13 @@ TEST_P(Contract, EveryPartOfAnEventSurvives) {
   store(channel, {full, minimal});
 
   const auto source = join(channel, fresh("group"));
-  const auto messages = consume(*source, 2);
+  auto messages = consume(*source, 2);
   ASSERT_EQ(messages.size(), 2U);
+  if (!traits().header_order) {
+    for (Headers* headers : {&messages[0].event.headers, &full.headers}) {
+      std::stable_sort(headers->begin(), headers->end(), [](const Header& a, const Header& b) { return a.name < b.name; });
+    }
+  }
   EXPECT_EQ(messages[0].event, full);
   EXPECT_EQ(messages[1].event, minimal);
   EXPECT_EQ(messages[0].wire.payload, full.data) << "the payload is opaque: byte for byte, also in Message::wire";
