@@ -203,35 +203,86 @@ CREATE FUNCTION @schema@.wake() RETURNS void LANGUAGE sql VOLATILE SET search_pa
     > extract(epoch FROM clock_timestamp()) * 1000
 $$;
 
+-- What validate() says of these attributes in C++.
+CREATE FUNCTION @schema@.check_event(event_type text, event_source text, event_id text, subject text, content_type text,
+    correlation_id text, causation_id text, traceparent text, event_time text, data_schema text)
+  RETURNS void LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
+DECLARE
+  name text;
+  value text;
+  fault text;
+BEGIN
+  FOR name, value, fault IN SELECT v.* FROM (VALUES
+      ('type', event_type, CASE WHEN coalesce(event_type, '') = ''
+        THEN 'is not set; give a reverse-DNS name with its version, as shop.order.placed.v1' END),
+      ('source', event_source, CASE WHEN coalesce(event_source, '') = ''
+        THEN 'is not set; name the producer by a URI-reference, as /shop/orders-api'
+        WHEN event_source COLLATE "C" !~ '^([A-Za-z0-9._~:/?#\[\]@!$&''()*+,;=-]|%[0-9A-Fa-f]{2}|[^\u0001-\u007f])+$'
+          OR event_source ~ '#.*#' OR (event_source ~ '^[^:/?#]*:' AND event_source COLLATE "C" !~ '^[A-Za-z][A-Za-z0-9+.-]*:')
+        THEN 'is no URI-reference; percent-encode what a URI cannot hold, as %20 for a space' END),
+      ('dataschema', data_schema,
+        CASE WHEN data_schema COLLATE "C" !~ '^[A-Za-z][A-Za-z0-9+.-]*:([A-Za-z0-9._~:/?#\[\]@!$&''()*+,;=-]|%[0-9A-Fa-f]{2}|[^\u0001-\u007f])*$'
+          OR data_schema ~ '#.*#' THEN 'is no absolute URI; begin it with a scheme, as urn: or https:' END),
+      ('time', event_time, CASE WHEN event_time !~ ('^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)'
+          '(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$') THEN 'is no RFC 3339 time'
+        WHEN substr(event_time, 9, 2)::int > extract(day FROM make_date(2000 + substr(event_time, 1, 4)::int % 400,
+          substr(event_time, 6, 2)::int, 1) + interval '1 month - 1 day') THEN 'is no RFC 3339 time: that month is shorter' END),
+      ('datacontenttype', content_type,
+        CASE WHEN content_type ~* '^[ \t]*application/cloudevents'
+        THEN 'marks a message in structured mode; a payload that is a CloudEvent itself needs another type'
+        WHEN content_type COLLATE "C" !~ ('^[A-Za-z0-9!#$%&''*+.^_`|~-]+/[A-Za-z0-9!#$%&''*+.^_`|~-]+[ \t]*(;[ \t]*('
+          '[A-Za-z0-9!#$%&''*+.^_`|~-]+=([A-Za-z0-9!#$%&''*+.^_`|~-]+|"([^"\\]|\\.)*"))?[ \t]*)*$')
+        THEN 'is no media type; write it as application/json' END),
+      ('traceparent', traceparent,
+        CASE WHEN traceparent COLLATE "C" !~ '^[ \t]*[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?[ \t]*$'
+          OR traceparent ~ '^[ \t]*(ff|..-0{32}|..-.{32}-0{16})' OR traceparent ~ '^[ \t]*00-.{32}-.{16}-..-'
+        THEN 'is no W3C trace parent; leave it out to carry no trace' END),
+      ('id', event_id, NULL), ('subject', subject, NULL), ('correlationid', correlation_id, NULL),
+      ('causationid', causation_id, NULL)) v LOOP
+    IF fault IS NULL AND value COLLATE "C" ~ '[\u0001-\u001f\u007f-\u009f\ufdd0-\ufdef\ufffe\uffff]' THEN
+      fault := 'is not text without control characters; remove them or encode the value';
+    END IF;
+    IF fault IS NOT NULL AND (coalesce(value, '') <> '' OR name IN ('type', 'source')) THEN
+      RAISE EXCEPTION 'invalid event: % "%" %', name, left(value, 80), fault USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+  END LOOP;
+END
+$$;
+
 -- Appends an event from SQL (a trigger, a program in another language) in the current transaction; returns its id. Take the lock
--- on the row the event is about first: events of a key are relayed in the order of the appends made under that lock.
+-- on the row the event is about first: events of a key are relayed in the order of the appends made under that lock. Whoever
+-- holds no such lock sets lock_key, and the key itself is locked until the transaction ends.
 CREATE FUNCTION @schema@.append(event_type text, event_data bytea, event_key text DEFAULT NULL, event_source text DEFAULT NULL,
     event_id text DEFAULT NULL, subject text DEFAULT NULL, content_type text DEFAULT 'application/json',
-    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL, traceparent text DEFAULT NULL)
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL, traceparent text DEFAULT NULL,
+    event_time text DEFAULT NULL, data_schema text DEFAULT NULL, lock_key boolean DEFAULT false)
   RETURNS text LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog AS $$
 #variable_conflict use_column
 DECLARE
   new_id text := coalesce(nullif(append.event_id, ''), @schema@.uuid7());
+  new_type text := CASE WHEN event_data IS NOT NULL THEN nullif(append.content_type, '') END;
 BEGIN
-  IF coalesce(event_type, '') = '' THEN RAISE EXCEPTION 'event_type is not set' USING ERRCODE = 'invalid_parameter_value'; END IF;
-  IF coalesce(event_source, '') = '' THEN
-    RAISE EXCEPTION 'event_source is not set: name the producer, as /shop/orders' USING ERRCODE = 'invalid_parameter_value';
+  PERFORM @schema@.check_event(event_type, event_source, new_id, append.subject, new_type, append.correlation_id,
+                               append.causation_id, append.traceparent, event_time, append.data_schema);
+  IF lock_key AND event_key <> '' THEN
+    PERFORM pg_advisory_xact_lock(hashtextextended('@wake@.' || event_key, 0));
   END IF;
-  INSERT INTO @schema@.outbox(route, event_id, source, type, subject, key, content_type, correlation_id, causation_id,
-                              traceparent, data)
-    VALUES (event_type, new_id, event_source, event_type, nullif(append.subject, ''), nullif(event_key, ''),
-            CASE WHEN event_data IS NOT NULL THEN append.content_type END, append.correlation_id, append.causation_id,
-            append.traceparent, event_data);
+  INSERT INTO @schema@.outbox(route, event_id, source, type, subject, key, content_type, data_schema, time, correlation_id,
+                              causation_id, traceparent, data)
+    VALUES (event_type, new_id, event_source, event_type, nullif(append.subject, ''), nullif(event_key, ''), new_type,
+            nullif(append.data_schema, ''), nullif(event_time, ''), nullif(append.correlation_id, ''),
+            nullif(append.causation_id, ''), nullif(append.traceparent, ''), event_data);
   PERFORM @schema@.wake();
   RETURN new_id;
 END
 $$;
 CREATE FUNCTION @schema@.append(event_type text, event_data text, event_key text DEFAULT NULL, event_source text DEFAULT NULL,
     event_id text DEFAULT NULL, subject text DEFAULT NULL, content_type text DEFAULT 'application/json',
-    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL, traceparent text DEFAULT NULL)
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL, traceparent text DEFAULT NULL,
+    event_time text DEFAULT NULL, data_schema text DEFAULT NULL, lock_key boolean DEFAULT false)
   RETURNS text LANGUAGE sql VOLATILE SET search_path = pg_catalog AS $$
   SELECT @schema@.append(event_type, convert_to(event_data, 'UTF8'), event_key, event_source, event_id, subject, content_type,
-                         correlation_id, causation_id, traceparent)
+                         correlation_id, causation_id, traceparent, event_time, data_schema, lock_key)
 $$;
 )sql";
 
