@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// A dump of the log, loaded into a cluster that numbers its transactions by itself.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "penstock/outbox.hpp"
+#include "support/postgres.hpp"
+
+namespace penstock {
+namespace {
+
+using namespace std::chrono_literals;
+using test::postgres_url;
+using test::Schema;
+
+std::string output_of(const std::string& command, const std::filesystem::path& place) {
+  const auto file = place / "output";
+  const int status = std::system(("(" + command + ") >" + file.string() + " 2>" + (place / "errors").string()).c_str());
+  const auto read = [](const std::filesystem::path& path) {
+    std::stringstream text;
+    text << std::ifstream{path}.rdbuf();
+    return text.str();
+  };
+  if (status != 0) {
+    throw std::runtime_error(command + " failed: " + read(place / "errors"));
+  }
+  return read(file);
+}
+
+/// A second server with a cluster of its own, stopped and removed at the end.
+class OtherCluster {
+ public:
+  OtherCluster() {
+    place_ = std::filesystem::temp_directory_path() / test::unique_name("penstock_restore");
+    std::filesystem::create_directories(place_);
+    std::filesystem::permissions(place_, std::filesystem::perms{0755});
+    const auto variables = output_of(services("start --only postgres"), place_);
+    const auto begin = variables.find("postgresql://");
+    url_ = variables.substr(begin, variables.find('\'', begin) - begin);
+  }
+  ~OtherCluster() {
+    static_cast<void>(std::system((services("stop --only postgres --purge") + " >/dev/null 2>&1").c_str()));
+    std::error_code ignored;
+    std::filesystem::remove_all(place_, ignored);
+  }
+  OtherCluster(const OtherCluster&) = delete;
+  OtherCluster& operator=(const OtherCluster&) = delete;
+
+  [[nodiscard]] const std::string& url() const { return url_; }
+  [[nodiscard]] const std::filesystem::path& place() const { return place_; }
+
+ private:
+  [[nodiscard]] std::string services(const std::string& command) const {
+    return std::string{PENSTOCK_SOURCE_DIR} + "/scripts/services " + command + " --dir " + (place_ / "servers").string();
+  }
+  std::filesystem::path place_;
+  std::string url_;
+};
+
+class ErrorLogger final : public Logger {
+ public:
+  void log(LogLevel level, const std::string& /*message*/) override {
+    const std::lock_guard lock{mutex_};
+    errors_ += level == LogLevel::error ? 1 : 0;
+  }
+  int errors() {
+    const std::lock_guard lock{mutex_};
+    return errors_;
+  }
+
+ private:
+  std::mutex mutex_;
+  int errors_ = 0;
+};
+
+TEST(Restore, Rule2_ADumpLoadedIntoAnotherClusterRepeatsAndSkipsNothing) {
+  const Schema schema{"restore"};
+  const auto append = [&](const std::string& url, Outbox& outbox, const std::string& id) {
+    pqxx::connection connection{url};
+    pqxx::work tx{connection};
+    outbox.append(tx, {.id = id, .type = "t", .key = "k", .data = "{}"});
+    tx.commit();
+  };
+  const auto read = [](EventLog::Cursor& cursor) {
+    std::vector<std::string> ids;
+    for (auto entries = cursor.read(100); !entries.empty(); entries = cursor.read(100)) {
+      for (const auto& entry : entries) {
+        ids.push_back(entry.event.id);
+      }
+    }
+    return ids;
+  };
+  {
+    Outbox outbox{postgres_url(), {.schema = schema.name(), .source = "/s"}};
+    // Puts this cluster's numbering ahead of a new one's.
+    schema.exec("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$");
+    append(postgres_url(), outbox, "settled");
+    schema.exec("SELECT setval('" + schema.table("outbox_segment") + "', 1)");
+    auto cursor = outbox.cursor("memory:orders", {"*"});
+    ASSERT_TRUE(cursor->acquire());
+    ASSERT_EQ(read(*cursor).size(), 1U);
+    cursor->checkpoint(1);
+    cursor->release();
+    append(postgres_url(), outbox, "waiting");
+  }
+  const OtherCluster other;
+  ASSERT_NO_THROW(output_of(
+      "pg_dump --schema=" + schema.name() + " '" + postgres_url() + "' | psql -q -v ON_ERROR_STOP=1 '" + other.url() + "'",
+      other.place()));
+  const auto logger = std::make_shared<ErrorLogger>();
+  Outbox outbox{other.url(), {.schema = schema.name(), .source = "/s", .logger = logger}};
+  append(other.url(), outbox, "new");  // before any relay has looked
+  {
+    pqxx::connection connection{other.url()};
+    pqxx::nontransaction tx{connection};
+    EXPECT_EQ(tx.exec("SELECT last_value FROM " + schema.table("outbox_segment"))[0][0].as<int>(), 1);
+    EXPECT_TRUE(
+        tx.exec("SELECT bool_and(pg_current_xact_id() < prev_max) FROM (SELECT pg_snapshot_xmax(prev) AS prev_max FROM " +
+                schema.table("cursor_status") + ") p")[0][0]
+            .as<bool>())
+        << "the stored place is ahead of this cluster: what is new would not be seen";
+  }
+  auto cursor = outbox.cursor("memory:orders", {"*"});
+  ASSERT_TRUE(cursor->acquire());
+  EXPECT_EQ(read(*cursor), (std::vector<std::string>{"settled", "waiting", "new"}));
+  EXPECT_EQ(logger->errors(), 1) << "said once";
+  append(other.url(), outbox, "newer");
+  EXPECT_EQ(read(*cursor), (std::vector<std::string>{"newer"}));
+  cursor->checkpoint(4);
+  cursor->release();
+  ASSERT_TRUE(cursor->acquire());
+  EXPECT_TRUE(read(*cursor).empty());
+  EXPECT_EQ(logger->errors(), 1);
+}
+
+}  // namespace
+}  // namespace penstock
