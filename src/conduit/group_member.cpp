@@ -20,6 +20,11 @@ constexpr auto kCommitWait = 5s;   ///< longest wait for a commit while partitio
 constexpr auto kOffsetsWait = 5s;  ///< longest wait for committed offsets and ends of partitions
 constexpr auto kSeekWait = 2s;
 constexpr auto kDestructorLeave = 1s;
+// From 2.5 on librdkafka aborts the process when a consumer is destroyed while partitions are being handed over (its assertion
+// in rd_kafka_cgrp_terminated), so it is given this long to finish, also past a shorter deadline. Usually it takes
+// milliseconds.
+constexpr int kAbortsFrom = 0x02050000;
+constexpr auto kHandover = 5s;
 
 std::vector<std::int32_t> numbers(const rd_kafka_topic_partition_list_t* list) {
   std::vector<std::int32_t> result;
@@ -298,9 +303,10 @@ void GroupMember::leave(TimePoint deadline) {
     // Not rd_kafka_consumer_close: it waits for the broker, and for ever where librdkafka (before 2.4) loses count.
     const Queue queue{rd_kafka_queue_new(client_.get())};
     const RdError refused{rd_kafka_consumer_close_queue(client_.get(), queue.get())};
-    while (!refused && rd_kafka_consumer_closed(client_.get()) == 0 && SteadyClock::now() < deadline) {
-      const RdEvent event{
-          rd_kafka_queue_poll(queue.get(), timeout_ms(std::min<SteadyClock::duration>(20ms, deadline - SteadyClock::now())))};
+    const bool may_abort = rd_kafka_version() >= kAbortsFrom;
+    const auto until = may_abort ? std::max<TimePoint>(deadline, SteadyClock::now() + kHandover) : deadline;
+    while (!refused && rd_kafka_consumer_closed(client_.get()) == 0 && SteadyClock::now() < until) {
+      const RdEvent event{rd_kafka_queue_poll(queue.get(), timeout_ms(20ms))};
       if (event && rd_kafka_event_type(event.get()) == RD_KAFKA_EVENT_REBALANCE) {
         rebalances_.push_back({rd_kafka_event_error(event.get()), PartitionList{rd_kafka_topic_partition_list_copy(
                                                                       rd_kafka_event_topic_partition_list(event.get()))}});
