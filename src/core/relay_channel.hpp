@@ -23,6 +23,14 @@
 
 namespace penstock {
 
+/// A channel that fails for everybody: nobody is judged, one batch at a time is sent to see whether it is over.
+struct RelayOutage {
+  bool rejecting = false;  // else the broker is away
+  int probes = 0;
+  Clock::TimePoint until{};
+  std::uint64_t last_probed = 0;
+};
+
 /// The part of a Relay that serves one channel: a cursor, what was read from it, and what is on its way to the broker.
 ///
 /// Thread safety: `run` from one thread, `status` from any. Lifetime: the log and the options' clock and random outlive it.
@@ -44,13 +52,6 @@ class RelayChannel {
   struct Batch {
     std::future<Outcomes> outcomes{};
     std::vector<std::uint64_t> sequences{};
-  };
-  /// A channel that fails for everybody: nobody is judged, one batch at a time is sent to see whether it is over.
-  struct Outage {
-    bool rejecting = false;  // else the broker is away
-    int probes = 0;
-    TimePoint until{};
-    std::uint64_t last_probed = 0;
   };
 
   bool own(std::stop_token stop);
@@ -105,7 +106,7 @@ class RelayChannel {
   std::deque<std::uint64_t> followers_{};  // events of theirs, to be parked
   RelayHealth health_;
   std::size_t silent_failures_ = 0;  // `retryable` and `unknown` since the channel last said anything
-  std::optional<Outage> outage_{};
+  std::optional<RelayOutage> outage_{};
   bool said_rejecting_ = false;
   std::size_t event_bytes_ = 0;  // of the last events, on average
   TimePoint next_read_{};

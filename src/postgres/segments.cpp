@@ -239,9 +239,10 @@ void Segments::report_abandoned(pqxx::connection& connection, std::size_t segmen
     }
   }
   for (const auto& [name, since] : names) {
-    report("cursor " + name, "the outbox '" + schema_ + "' cannot be truncated: its cursor '" + name +
-                                 "' is behind and has been served by no relay for " + since +
-                                 ". Run a relay with that channel, or drop the cursor (Outbox::drop_cursor)");
+    std::string message = "the outbox '" + schema_ + "' cannot be truncated: its cursor '";
+    message.append(name).append("' is behind and has been served by no relay for ").append(since);
+    message.append(". Run a relay with that channel, or drop the cursor (Outbox::drop_cursor)");
+    report("cursor " + name, message);
   }
 }
 

@@ -84,7 +84,7 @@ WindowReader::WindowReader(const std::string& schema, const std::vector<std::str
 
 void WindowReader::seek(const LogPosition& position) {
   Snapshot prev = Snapshot::parse(position.prev);
-  std::optional<Open> open;
+  std::optional<OpenWindow> open;
   if (!position.cur.empty()) {
     open.emplace();
     open->window = std::make_shared<const Window>(Window{prev, Snapshot::parse(position.cur)});
@@ -124,7 +124,7 @@ WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
   const auto& head = rows[0];
   Snapshot cur = Snapshot::parse(head["cur"].c_str());
   if (head["large"].as<bool>()) {
-    Open open;
+    OpenWindow open;
     open.window = std::make_shared<const Window>(Window{prev_, std::move(cur)});
     open_ = std::move(open);
     return Step::more;
@@ -142,7 +142,7 @@ WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
 }
 
 WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
-  Open next = *open_;
+  OpenWindow next = *open_;
   if (next.txid == 0) {
     next.txid = next.window->prev.xmax - 1;
     next.id = kNoId;
@@ -178,7 +178,7 @@ WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
 // Late transactions have ids from before the others' smallest: those are found by their transaction, since a walk by id from
 // there would go over everything that was read long ago. From the smallest on, one walk by id meets both.
 WindowReader::Step WindowReader::walk(pqxx::connection& connection) {
-  Open& open = *open_;
+  OpenWindow& open = *open_;
   pqxx::nontransaction tx{connection};
   const auto limit = std::to_string(limits_.small_window);
   const std::int64_t smallest = open.smallest.value_or(kNoId);

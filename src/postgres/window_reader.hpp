@@ -41,6 +41,19 @@ struct ReaderLimits {
   std::int64_t chunk = 100'000;                  ///< ids or rows that one statement may walk over
 };
 
+/// A window that is read in parts, and how far that is.
+struct OpenWindow {
+  std::shared_ptr<const Window> window{};
+  std::vector<std::uint64_t> late{};  // were in flight at prev, are complete in cur
+  std::int64_t place = 0;             // ids up to here have been taken
+  // Walking over the window to find its extent: the last pair seen.
+  bool measured = false;
+  std::uint64_t txid = 0;
+  std::int64_t id = 0;
+  std::optional<std::int64_t> smallest{};
+  std::int64_t largest = 0;
+};
+
 /// Reads the log window by window, each in the order of its ids, with a bounded amount of work in every statement.
 ///
 /// Why this order is right: who wrote an event of a key later had the key's lock only after the earlier one had committed. So a
@@ -79,18 +92,6 @@ class WindowReader {
   [[nodiscard]] std::optional<std::string> closed_at() const;
 
  private:
-  struct Open {
-    std::shared_ptr<const Window> window{};
-    std::vector<std::uint64_t> late{};  // were in flight at prev, are complete in cur
-    std::int64_t place = 0;             // ids up to here have been taken
-    // Walking over the window to find its extent: the last pair seen.
-    bool measured = false;
-    std::uint64_t txid = 0;
-    std::int64_t id = 0;
-    std::optional<std::int64_t> smallest{};
-    std::int64_t largest = 0;
-  };
-
   Step poll(pqxx::connection& connection);
   Step measure(pqxx::connection& connection);
   Step walk(pqxx::connection& connection);
@@ -107,7 +108,7 @@ class WindowReader {
   std::string range_rows_sql_;
 
   Snapshot prev_ = Snapshot::beginning();
-  std::optional<Open> open_{};
+  std::optional<OpenWindow> open_{};
   std::deque<LogRow> buffer_{};
   std::shared_ptr<const Window> buffer_window_{};
 };
