@@ -105,10 +105,25 @@ class Server {
     }
     pid_ = 0;
   }
-  void pause() const { ::kill(pid_, SIGSTOP); }
+  /// Returns when every thread of the server stands still: the signal alone may take a moment.
+  void pause() const {
+    ::kill(pid_, SIGSTOP);
+    while (!stopped()) std::this_thread::sleep_for(std::chrono::milliseconds{1});
+  }
   void resume() const { ::kill(pid_, SIGCONT); }
 
  private:
+  [[nodiscard]] bool stopped() const {
+    for (const auto& thread : std::filesystem::directory_iterator{"/proc/" + std::to_string(pid_) + "/task"}) {
+      std::ifstream in{thread.path() / "stat"};
+      std::string text;
+      std::getline(in, text);
+      // "<id> (<name>) <state> …"
+      const auto name_end = text.rfind(')');
+      if (name_end == std::string::npos || text.compare(name_end, 3, ") T") != 0) return false;
+    }
+    return true;
+  }
   static int free_port() {
     for (int i = 0; i < 200; ++i) {
       const int port =
