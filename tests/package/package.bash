@@ -62,7 +62,7 @@ install() {
   rm -rf "$dir/prefix"
   mapfile -t switches < <(chosen "${all[@]}")
   configure "$SOURCE" "$dir/build" "${switches[@]}" -DBUILD_SHARED_LIBS="$(shared "$kind")" -DCMAKE_INSTALL_LIBDIR=lib \
-    -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DPENSTOCK_BUILD_TESTS=OFF -DPENSTOCK_BUILD_EXAMPLES=OFF -DCMAKE_INSTALL_PREFIX="$dir/prefix"
+    -DCMAKE_CXX_FLAGS_RELEASE=-O0 -DPENSTOCK_BUILD_TESTS=OFF -DPENSTOCK_BUILD_EXAMPLES=OFF -DCMAKE_INSTALL_PREFIX="$dir/prefix"
   build "$dir/build"
   "$CMAKE" --install "$dir/build"
   # No header of a client library, and none of ours that would need one in the include path.
@@ -137,7 +137,7 @@ subdirectory() {
   local dir=$BUILD/subdirectory
   rm -rf "$dir/install"
   mapfile -t switches < <(chosen "$(has beacon && echo beacon)")
-  configure "$here/subdirectory" "$dir" "${switches[@]}" -DPENSTOCK_SOURCE="$SOURCE" -DCMAKE_CXX_FLAGS_RELEASE=-O1
+  configure "$here/subdirectory" "$dir" "${switches[@]}" -DPENSTOCK_SOURCE="$SOURCE" -DCMAKE_CXX_FLAGS_RELEASE=-O0
   build "$dir"
   "$dir/user"
   # shellcheck disable=SC2046
