@@ -17,6 +17,7 @@
 #include "penstock/outbox.hpp"
 #include "postgres/text_codec.hpp"
 #include "support/postgres.hpp"
+#include "support/recording_logger.hpp"
 
 namespace penstock {
 namespace {
@@ -24,26 +25,9 @@ namespace {
 using namespace std::chrono_literals;
 using test::eventually;
 using test::postgres_url;
+using test::RecordingLogger;
 using test::Schema;
 using Ids = std::vector<std::string>;
-
-class RecordingLogger final : public Logger {
- public:
-  void log(LogLevel level, const std::string& message) override {
-    const std::lock_guard lock{mutex_};
-    if (level == LogLevel::error) {
-      errors_.push_back(message);
-    }
-  }
-  std::vector<std::string> errors() {
-    const std::lock_guard lock{mutex_};
-    return errors_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::string> errors_;
-};
 
 class CursorTest : public testing::Test {
  protected:

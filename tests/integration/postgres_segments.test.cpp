@@ -21,6 +21,7 @@
 #include "postgres/cursor.hpp"
 #include "postgres/segments.hpp"
 #include "support/postgres.hpp"
+#include "support/recording_logger.hpp"
 
 namespace penstock {
 namespace {
@@ -30,26 +31,9 @@ using postgres::SegmentPolicy;
 using postgres::Segments;
 using test::eventually;
 using test::postgres_url;
+using test::RecordingLogger;
 using test::Schema;
 using Ids = std::vector<std::string>;
-
-class RecordingLogger final : public Logger {
- public:
-  void log(LogLevel level, const std::string& message) override {
-    const std::lock_guard lock{mutex_};
-    if (level == LogLevel::error) {
-      errors_.push_back(message);
-    }
-  }
-  std::vector<std::string> errors() {
-    const std::lock_guard lock{mutex_};
-    return errors_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::string> errors_;
-};
 
 class SegmentsTest : public testing::Test {
  protected:
