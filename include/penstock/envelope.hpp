@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "penstock/event.hpp"
 
@@ -42,6 +44,13 @@ class PENSTOCK_EXPORT MalformedMessage : public std::runtime_error {
 /// an empty one means null, and zero bytes of data are marked by the header `penstock-data: empty`. A foreign header that the
 /// binding would read as an attribute, or cannot carry (NATS: line breaks, NUL), is InvalidEvent; a null one is empty on NATS.
 PENSTOCK_EXPORT Wire encode(const Event& event, Binding binding, Mode mode = Mode::binary);
+
+/// Gives the headers of `encode` in binary mode one by one, in their order, without making copies; the views end with the call.
+/// The rest of the message is the event's own: `data`, and on Kafka the key. Throws as `encode`, before the first header or
+/// between two.
+PENSTOCK_EXPORT void encode_headers(
+    const Event& event, Binding binding,
+    const std::function<void(std::string_view name, const std::optional<std::string_view>& value)>& header);
 
 /// Reads either mode (throws MalformedMessage). Liberal in what it takes: attribute names in any case, unknown attributes as
 /// extensions, a redundant `ce_datacontenttype`, values NATS clients did not encode, structured JSON without a content type on

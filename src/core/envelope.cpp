@@ -82,23 +82,24 @@ bool is_own(std::string_view header, Binding binding) noexcept {
   return binding != Binding::kafka && (text::iequals(header, key_header) || text::iequals(header, data_header));
 }
 
-void write_rest(const Event& event, Binding binding, Wire& wire) {
+HeaderVisitor into(Wire& wire) {
+  return [&wire](std::string_view name, const std::optional<std::string_view>& value) {
+    wire.headers.push_back({std::string{name}, value ? std::optional<std::string>{*value} : std::nullopt});
+  };
+}
+
+void write_rest(const Event& event, Binding binding, const HeaderVisitor& write) {
   for (const Header& header : event.headers) {
     if (const char* why = obstacle(header, binding)) {
       throw InvalidEvent{"headers", text::shown(header.name) + " " + why};
     }
     // NATS has no null.
-    if (binding == Binding::nats && !header.value) {
-      wire.headers.push_back({header.name, std::string{}});
-    } else {
-      wire.headers.push_back(header);
-    }
+    const bool null = !header.value && binding != Binding::nats;
+    write(header.name,
+          null ? std::nullopt : std::optional{std::string_view{header.value ? *header.value : std::string_view{}}});
   }
-  if (event.key.empty()) return;
-  if (binding == Binding::kafka) {
-    wire.key = event.key;
-  } else if (!text::is_ce_string(event.key)) {
-    wire.headers.push_back({std::string{key_header}, base64::encode(event.key)});
+  if (binding != Binding::kafka && !event.key.empty() && !text::is_ce_string(event.key)) {
+    write(key_header, base64::encode(event.key));
   }
 }
 
@@ -124,9 +125,20 @@ void read_rest(const Wire& wire, Binding binding, Event& event) {
 
 }  // namespace envelope
 
+void encode_headers(const Event& event, Binding binding, const envelope::HeaderVisitor& header) {
+  validate(event);
+  envelope::write_binary(event, binding, header);
+}
+
 Wire encode(const Event& event, Binding binding, Mode mode) {
   validate(event);
-  return mode == Mode::binary ? envelope::encode_binary(event, binding) : envelope::encode_structured(event, binding);
+  if (mode == Mode::structured) return envelope::encode_structured(event, binding);
+  Wire wire;
+  wire.headers.reserve(8 + event.extensions.size() + event.headers.size());
+  envelope::write_binary(event, binding, envelope::into(wire));
+  if (binding == Binding::kafka && !event.key.empty()) wire.key = event.key;
+  wire.payload = event.data;
+  return wire;
 }
 
 Event decode(const Wire& wire, Binding binding) {

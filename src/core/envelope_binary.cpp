@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <array>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -13,13 +14,30 @@
 namespace penstock::envelope {
 namespace {
 
-void write(Wire& wire, Binding binding, std::string_view name, std::string_view value) {
-  std::string header{prefix_of(binding)};
-  header += name;
-  if (binding == Binding::amqp && header.size() > 255) {
-    throw InvalidEvent{"extensions", text::shown(name) + " is longer than AMQP allows (243 characters); shorten it"};
+/// The full name of each attribute's header: `attributes` in their order, then specversion.
+using Names = std::array<std::string, attributes.size() + 1>;
+
+const Names& names_of(Binding binding) {
+  static const auto names = [] {
+    std::array<Names, 3> all;
+    for (const Binding each : {Binding::kafka, Binding::amqp, Binding::nats}) {
+      Names& of_binding = all.at(static_cast<std::size_t>(each));
+      for (std::size_t i = 0; i < of_binding.size(); ++i) {
+        of_binding.at(i) = prefix_of(each);
+        of_binding.at(i) += i < attributes.size() ? attributes.at(i).name : "specversion";
+      }
+    }
+    return all;
+  }();
+  return names.at(static_cast<std::size_t>(binding));
+}
+
+void write(const HeaderVisitor& header, Binding binding, std::string_view name, std::string_view value) {
+  if (binding == Binding::nats && !percent::is_plain(value)) {
+    header(name, percent::encode(value));
+  } else {
+    header(name, value);
   }
-  wire.headers.push_back({std::move(header), binding == Binding::nats ? percent::encode(value) : std::string{value}});
 }
 
 std::string read(const Header& header, Binding binding) {
@@ -34,26 +52,29 @@ std::string read(const Header& header, Binding binding) {
 
 }  // namespace
 
-Wire encode_binary(const Event& event, Binding binding) {
-  Wire wire;
-  wire.headers.reserve(8 + event.extensions.size() + event.headers.size());
-  write(wire, binding, "specversion", spec_version);
-  for (const Attribute& attribute : attributes) {
+void write_binary(const Event& event, Binding binding, const HeaderVisitor& header) {
+  const Names& names = names_of(binding);
+  write(header, binding, names.back(), spec_version);
+  for (std::size_t i = 0; i < attributes.size(); ++i) {
+    const Attribute& attribute = attributes[i];
     const std::string& value = event.*attribute.field;
     if (value.empty()) continue;
     if (attribute.field == &Event::content_type && binding != Binding::nats) {
-      wire.headers.push_back({std::string{content_type_header}, value});
+      header(content_type_header, value);
     } else if (attribute.field != &Event::key || text::is_ce_string(value)) {
-      write(wire, binding, attribute.name, value);
+      write(header, binding, names[i], value);
     }
   }
-  for (const auto& extension : event.extensions) write(wire, binding, extension.first, extension.second.text());
-  write_rest(event, binding, wire);
-  if (binding != Binding::kafka && event.data && event.data->empty()) {
-    wire.headers.push_back({std::string{data_header}, "empty"});
+  for (const auto& [extension, value] : event.extensions) {
+    std::string name{prefix_of(binding)};
+    name += extension;
+    if (binding == Binding::amqp && name.size() > 255) {
+      throw InvalidEvent{"extensions", text::shown(extension) + " is longer than AMQP allows (243 characters); shorten it"};
+    }
+    write(header, binding, name, value.text());
   }
-  wire.payload = event.data;
-  return wire;
+  write_rest(event, binding, header);
+  if (binding != Binding::kafka && event.data && event.data->empty()) header(data_header, "empty");
 }
 
 Event decode_binary(const Wire& wire, Binding binding) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,12 +26,18 @@ inline constexpr std::string_view data_header =
 /// Whether the binding reads the header by itself, so that no foreign one may have its name.
 [[nodiscard]] bool is_own(std::string_view header, Binding binding) noexcept;
 
-/// Adds foreign headers and the key, in their order. Throws InvalidEvent for a header the binding cannot carry.
-void write_rest(const Event& event, Binding binding, Wire& wire);
+using HeaderVisitor = std::function<void(std::string_view name, const std::optional<std::string_view>& value)>;
+
+/// Puts copies into the message.
+[[nodiscard]] HeaderVisitor into(Wire& wire);
+
+/// Gives foreign headers, and the key where it is a header, in their order. Throws InvalidEvent for a header the binding cannot
+/// carry.
+void write_rest(const Event& event, Binding binding, const HeaderVisitor& header);
 /// Takes them back; what the binding reads by itself is left out. Throws MalformedMessage.
 void read_rest(const Wire& wire, Binding binding, Event& event);
 
-[[nodiscard]] Wire encode_binary(const Event& event, Binding binding);
+void write_binary(const Event& event, Binding binding, const HeaderVisitor& header);
 [[nodiscard]] Event decode_binary(const Wire& wire, Binding binding);
 [[nodiscard]] Wire encode_structured(const Event& event, Binding binding);
 [[nodiscard]] Event decode_structured(const Wire& wire, Binding binding);

@@ -65,7 +65,8 @@ Wire encode_structured(const Event& event, Binding binding) {
   wire.headers.reserve(2 + event.headers.size());
   wire.headers.push_back({binding == Binding::nats ? "Content-Type" : std::string{content_type_header},
                           "application/cloudevents+json; charset=UTF-8"});
-  write_rest(event, binding, wire);
+  write_rest(event, binding, into(wire));
+  if (binding == Binding::kafka && !event.key.empty()) wire.key = event.key;
 
   std::string json{"{"};
   json.reserve(512 + (event.data ? event.data->size() : 0));

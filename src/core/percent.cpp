@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/percent.hpp"
 
+#include <algorithm>
 #include <cstddef>
 
 #include "core/text.hpp"
@@ -31,14 +32,20 @@ bool is_quoted(std::string_view text) noexcept {
   return false;
 }
 
+constexpr bool is_plain_char(char c) noexcept { return c > 0x20 && c < 0x7F && c != '"' && c != '%'; }
+
 }  // namespace
+
+bool is_plain(std::string_view value) noexcept {
+  return std::all_of(value.begin(), value.end(), [](char c) { return is_plain_char(c); });
+}
 
 std::string encode(std::string_view value) {
   constexpr std::string_view hex = "0123456789ABCDEF";
   std::string out;
   out.reserve(value.size());
   for (const char c : value) {
-    if (c > 0x20 && c < 0x7F && c != '"' && c != '%') {
+    if (is_plain_char(c)) {
       out.push_back(c);
     } else {
       const auto byte = static_cast<unsigned char>(c);

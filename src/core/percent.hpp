@@ -11,6 +11,9 @@ namespace penstock::percent {
 /// becomes %XY.
 [[nodiscard]] std::string encode(std::string_view value);
 
+/// Whether `encode` would change nothing.
+[[nodiscard]] bool is_plain(std::string_view value) noexcept;
+
 /// Undoes it: first the quotes of a quoted string, then one round of percent-decoding. A `%` without two hexadecimal digits
 /// stands for itself, as some SDKs do not encode. Empty when the result is no UTF-8.
 [[nodiscard]] std::optional<std::string> decode(std::string_view value);
