@@ -42,8 +42,12 @@ class PENSTOCK_EXPORT Publisher {
   /// unless the client's own queue is full (then it waits within the timeout). The future holds one outcome per event, in
   /// the order given, at the latest shortly after `timeout`; it never throws. The events are copied before it returns.
   ///
-  /// An event that is invalid by CloudEvents comes back `rejected` and does not keep the others from being sent.
+  /// An event that is invalid by CloudEvents comes back `rejected` and does not keep those of other keys from being sent.
   [[nodiscard]] virtual std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds timeout) = 0;
+
+  /// Whether one call may hold several events of a key: when one of them is not stored, none of that key that comes after it in
+  /// the call is. Then a relay hands on many events of a key at once, and else one at a time. The same at all times.
+  [[nodiscard]] virtual bool keeps_order() const noexcept { return false; }
 
   /// Sends and waits: `submit(events, timeout).get()`.
   Outcomes publish(std::span<const Event> events, std::chrono::milliseconds timeout) { return submit(events, timeout).get(); }

@@ -34,6 +34,7 @@ RelayChannel::RelayChannel(EventLog& log, Channel channel, std::vector<std::stri
       name_{channel_.backend + ":" + channel_.name},
       patterns_{std::move(patterns)},
       options_{options},
+      pending_{channel_.publisher->keeps_order()},
       health_{options.systemic} {
   status_.channel = name_;
 }

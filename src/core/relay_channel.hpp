@@ -97,7 +97,7 @@ class RelayChannel {
   std::unique_ptr<EventLog::Cursor> cursor_{};
   std::function<void(EventLog::Cursor&)> look_{};
   bool owner_ = false;
-  RelayPending pending_{};
+  RelayPending pending_;
   std::list<Batch> batches_{};                    // oldest first
   std::vector<std::future<Outcomes>> orphans_{};  // sent under a lease that was lost
   std::deque<std::uint64_t> condemned_{};         // rejected often enough, to be buried

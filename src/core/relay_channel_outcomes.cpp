@@ -19,12 +19,19 @@ void RelayChannel::judge(const std::vector<std::uint64_t>& sequences, Outcomes o
   const bool probing = outage_.has_value();
   std::vector<std::uint64_t> rejections;
   std::vector<std::uint64_t> failures;
+  std::size_t in_vain = 0;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const std::uint64_t sequence = sequences[i];
     RelayPending::Item& item = pending_.item(sequence);
     Outcome& outcome = outcomes[i];
     if (outcome.status == Outcome::Status::confirmed) {
       confirmed(sequence);
+      continue;
+    }
+    if (pending_.is_behind(sequence)) {
+      // Sent along with an earlier one of its key that failed. What its own outcome is shows when it is its turn.
+      ++in_vain;
+      pending_.put_back(sequence);
       continue;
     }
     item.error = outcome.error.empty() ? to_string(outcome.status) : std::move(outcome.error);
@@ -36,7 +43,7 @@ void RelayChannel::judge(const std::vector<std::uint64_t>& sequences, Outcomes o
       failures.push_back(sequence);
     }
   }
-  const std::size_t judged = sequences.size() - failures.size();
+  const std::size_t judged = sequences.size() - failures.size() - in_vain;
   if (judged > 0) {
     silent_failures_ = 0;
   }

@@ -2,9 +2,13 @@
 #include "core/relay_pending.hpp"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace penstock {
 namespace {
+
+constexpr std::size_t kSpare = 4096;      // places kept for reuse
+constexpr std::size_t kIdleKeys = 16384;  // names of keys kept though they have no events
 
 std::size_t footprint(const Event& event) {
   constexpr std::size_t kNode = 64;  // of a map or a set
@@ -22,36 +26,132 @@ std::size_t footprint(const Event& event) {
 
 }  // namespace
 
-void RelayPending::clear() { *this = RelayPending{}; }
+RelayPending::Place& RelayPending::place(std::uint64_t sequence) {
+  if (sequence < first_ || sequence - first_ >= places_.size() || !places_[sequence - first_]) {
+    throw std::logic_error("no such event is pending");
+  }
+  return *places_[sequence - first_];
+}
+
+RelayPending::Key& RelayPending::key_of(const std::string& key) {
+  if (keys_.size() >= kIdleKeys + 2 * size_) {
+    std::erase_if(keys_, [](const auto& entry) { return entry.second.first == nullptr; });
+  }
+  return keys_[key];
+}
 
 void RelayPending::add(EventLog::Entry entry) {
-  const std::uint64_t sequence = entry.sequence;
-  last_ = sequence;
-  bool first = true;
-  if (!entry.event.key.empty()) {
-    auto& queue = keys_[entry.event.key];
-    first = queue.empty();
-    queue.push_back(sequence);
+  if (entry.sequence != first_ + places_.size()) {
+    throw std::logic_error("the log's sequences have a gap");
   }
-  const std::size_t bytes = footprint(entry.event);
-  bytes_ += bytes;
-  items_.emplace_hint(items_.end(), sequence, Place{.item = {.entry = std::move(entry), .bytes = bytes}});
-  if (first) {
-    ready_.insert(ready_.end(), sequence);
+  std::unique_ptr<Place> made;
+  if (spare_.empty()) {
+    made = std::make_unique<Place>();
+  } else {
+    made = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  Place& place = *made;
+  place.item = {.entry = std::move(entry)};
+  place.item.bytes = footprint(place.item.entry.event);
+  place.state = State::waiting;
+  place.key = nullptr;
+  place.before = nullptr;
+  place.behind = nullptr;
+  bytes_ += place.item.bytes;
+  places_.push_back(std::move(made));
+  ++size_;
+  if (place.item.entry.event.key.empty()) {
+    enter(place, State::ready);
+    return;
+  }
+  Key& key = key_of(place.item.entry.event.key);
+  place.key = &key;
+  place.before = key.last;
+  (key.last != nullptr ? key.last->behind : key.first) = &place;
+  key.last = &place;
+  promote(&key);
+}
+
+void RelayPending::enter(Place& place, State state) {
+  const std::uint64_t sequence = place.item.entry.sequence;
+  const std::size_t keyed = place.key != nullptr ? 1 : 0;
+  const auto fly = [&](bool begin) {
+    if (place.key != nullptr) {
+      place.key->flying += begin ? 1U : -std::size_t{1};
+    }
+  };
+  switch (place.state) {
+    case State::ready: --ready_count_; break;
+    case State::flying: fly(false); break;
+    case State::fenced: fenced_.erase({place.fenced_until, sequence}); break;
+    case State::held: held_keys_ -= keyed; break;
+    case State::waiting:
+    case State::withheld: break;
+  }
+  place.state = state;
+  switch (state) {
+    case State::ready:
+      ++ready_count_;
+      ready_.push(sequence);
+      break;
+    case State::flying: fly(true); break;
+    case State::fenced: fenced_.emplace(place.fenced_until, sequence); break;
+    case State::held: held_keys_ += keyed; break;
+    case State::waiting:
+    case State::withheld: break;
+  }
+}
+
+/// The first of the key may go when nothing of the key is on its way.
+void RelayPending::promote(Key* key) {
+  if (key != nullptr && key->flying == 0 && key->first != nullptr && key->first->state == State::waiting) {
+    enter(*key->first, State::ready);
   }
 }
 
 std::vector<std::uint64_t> RelayPending::take(std::size_t max) {
   std::vector<std::uint64_t> taken;
-  while (taken.size() < max && !ready_.empty()) {
-    taken.push_back(*ready_.begin());
-    ready_.erase(ready_.begin());
+  bool sorted = true;
+  const auto fly = [&](Place& place) {
+    enter(place, State::flying);
+    sorted = sorted && (taken.empty() || taken.back() < place.item.entry.sequence);
+    taken.push_back(place.item.entry.sequence);
+  };
+  while (taken.size() < max && ready_count_ > 0) {
+    const std::uint64_t sequence = ready_.top();
+    ready_.pop();
+    if (sequence < first_ || !places_[sequence - first_] || places_[sequence - first_]->state != State::ready) {
+      continue;
+    }
+    Place* place = places_[sequence - first_].get();
+    fly(*place);
+    if (!chained_ || place->item.failures > 0 || place->item.rejections > 0) {
+      continue;
+    }
+    for (place = place->behind; place != nullptr && place->state == State::waiting && taken.size() < max;
+         place = place->behind) {
+      fly(*place);
+    }
+  }
+  if (!sorted) {
+    std::sort(taken.begin(), taken.end());
   }
   return taken;
 }
 
 std::vector<std::uint64_t> RelayPending::take_also_fenced(std::size_t max, std::uint64_t after) {
-  std::vector<std::uint64_t> all{ready_.begin(), ready_.end()};
+  std::vector<std::uint64_t> all;
+  for (; !ready_.empty(); ready_.pop()) {
+    const std::uint64_t sequence = ready_.top();
+    if (sequence >= first_ && places_[sequence - first_] && places_[sequence - first_]->state == State::ready &&
+        (all.empty() || all.back() != sequence)) {
+      all.push_back(sequence);
+    }
+  }
+  for (const std::uint64_t sequence : all) {
+    ready_.push(sequence);
+  }
   for (const auto& [until, sequence] : fenced_) {
     all.push_back(sequence);
   }
@@ -60,71 +160,71 @@ std::vector<std::uint64_t> RelayPending::take_also_fenced(std::size_t max, std::
   all.resize(std::min(all.size(), max));
   std::sort(all.begin(), all.end());
   for (const std::uint64_t sequence : all) {
-    unfence(sequence, items_.at(sequence));
-    ready_.erase(sequence);
+    enter(place(sequence), State::flying);
   }
   return all;
 }
 
 void RelayPending::settle(std::uint64_t sequence) {
-  const auto found = items_.find(sequence);
-  unfence(sequence, found->second);
-  ready_.erase(sequence);
-  bytes_ -= found->second.item.bytes;
-  const std::string& key = found->second.item.entry.event.key;
-  if (!key.empty()) {
-    const auto queue = keys_.find(key);
-    queue->second.pop_front();
-    if (queue->second.empty()) {
-      keys_.erase(queue);
-    } else {
-      ready_.insert(queue->second.front());
-    }
+  Place& settled = place(sequence);
+  enter(settled, State::waiting);
+  bytes_ -= settled.item.bytes;
+  --size_;
+  if (Key* key = settled.key; key != nullptr) {
+    (settled.before != nullptr ? settled.before->behind : key->first) = settled.behind;
+    (settled.behind != nullptr ? settled.behind->before : key->last) = settled.before;
+    promote(key);
   }
-  items_.erase(found);
+  auto& slot = places_[sequence - first_];
+  if (spare_.size() < kSpare) {
+    slot->item = {};
+    spare_.push_back(std::move(slot));
+  }
+  slot.reset();
+  while (!places_.empty() && !places_.front()) {
+    places_.pop_front();
+    ++first_;
+  }
 }
 
 void RelayPending::fence(std::uint64_t sequence, Clock::TimePoint until) {
-  Place& place = items_.at(sequence);
-  unfence(sequence, place);
-  place.fenced_until = until;
-  fenced_.emplace(until, sequence);
+  Place& fenced = place(sequence);
+  enter(fenced, State::waiting);
+  fenced.fenced_until = until;
+  enter(fenced, State::fenced);
 }
 
-void RelayPending::hold(std::uint64_t sequence) {
-  Place& place = items_.at(sequence);
-  unfence(sequence, place);
-  place.held = true;
-  held_keys_ += place.item.entry.event.key.empty() ? 0U : 1U;
+void RelayPending::put_back(std::uint64_t sequence) {
+  Place& back = place(sequence);
+  enter(back, State::waiting);
+  promote(back.key);
 }
 
-std::deque<std::uint64_t> RelayPending::of_key(const std::string& key) const {
-  const auto found = keys_.find(key);
-  return found == keys_.end() ? std::deque<std::uint64_t>{} : found->second;
-}
+void RelayPending::hold(std::uint64_t sequence) { enter(place(sequence), State::held); }
 
-void RelayPending::unfence(std::uint64_t sequence, Place& place) {
-  if (place.fenced_until) {
-    fenced_.erase({*place.fenced_until, sequence});
-    place.fenced_until.reset();
+void RelayPending::withhold(std::uint64_t sequence) { enter(place(sequence), State::withheld); }
+
+std::vector<std::uint64_t> RelayPending::of_key(const std::string& key) const {
+  std::vector<std::uint64_t> sequences;
+  if (const auto found = keys_.find(key); found != keys_.end()) {
+    for (const Place* place = found->second.first; place != nullptr; place = place->behind) {
+      sequences.push_back(place->item.entry.sequence);
+    }
   }
-  if (place.held) {
-    place.held = false;
-    held_keys_ -= place.item.entry.event.key.empty() ? 0U : 1U;
-  }
+  return sequences;
 }
 
 void RelayPending::forgive() {
-  for (auto& [sequence, place] : items_) {
-    place.item.rejections = 0;
+  for (const auto& place : places_) {
+    if (place) {
+      place->item.rejections = 0;
+    }
   }
 }
 
 void RelayPending::release_due(Clock::TimePoint now) {
   while (!fenced_.empty() && fenced_.begin()->first <= now) {
-    const std::uint64_t sequence = fenced_.begin()->second;
-    unfence(sequence, items_.at(sequence));
-    ready_.insert(sequence);
+    enter(place(fenced_.begin()->second), State::ready);
   }
 }
 
@@ -136,7 +236,7 @@ std::optional<Clock::TimePoint> RelayPending::next_due() const {
 
 std::size_t RelayPending::fenced_keys() const {
   return held_keys_ + static_cast<std::size_t>(std::count_if(fenced_.begin(), fenced_.end(), [this](const auto& fence) {
-           return !items_.at(fence.second).item.entry.event.key.empty();
+           return places_[fence.second - first_]->key != nullptr;
          }));
 }
 

@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <map>
+#include <functional>
+#include <memory>
 #include <optional>
+#include <queue>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -17,9 +19,10 @@
 
 namespace penstock {
 
-/// The events a relay has read and not settled, and who of them may go next: of each key only the first, and that only when it
-/// is neither on its way nor waiting after a failure. So whatever fails in part, the events of a key arrive in their order.
-/// Events without a key wait for nobody.
+/// The events a relay has read and not settled, and who of them may go next: of each key only the first, and that only when
+/// none of its key is on its way and it is not waiting after a failure. So whatever fails in part, the events of a key arrive
+/// in their order. Where the publisher keeps the order within one call (`chained`), the first takes those behind it along,
+/// unless it has failed before. Events without a key wait for nobody.
 ///
 /// Thread safety: one thread. Lifetime: a value.
 class RelayPending {
@@ -34,23 +37,28 @@ class RelayPending {
     std::string error{};  ///< of the last failure
   };
 
-  void clear();
-  /// The next entry of the log: sequences ascend.
+  explicit RelayPending(bool chained = false) : chained_{chained} {}
+
+  void clear() { *this = RelayPending{chained_}; }
+  /// The next entry of the log: sequences count from 1, without gaps.
   void add(EventLog::Entry entry);
   /// An entry that is not settled.
-  [[nodiscard]] Item& item(std::uint64_t sequence) { return items_.at(sequence).item; }
+  [[nodiscard]] Item& item(std::uint64_t sequence) { return place(sequence).item; }
 
-  /// Up to `max` that may go, oldest first; they count as on their way until one of the three below.
+  /// Up to `max` that may go, in their order; they count as on their way until one of the four below.
   std::vector<std::uint64_t> take(std::size_t max);
-  /// The same also of those that wait after a failure, from the first above `after` on and around.
+  /// The same also of those that wait after a failure, from the first above `after` on and around; never two of a key.
   std::vector<std::uint64_t> take_also_fenced(std::size_t max, std::uint64_t after);
 
-  void settle(std::uint64_t sequence);                               ///< done with; the next of its key may go
-  void fence(std::uint64_t sequence, Clock::TimePoint until);        ///< may go again at a time
-  void hold(std::uint64_t sequence);                                 ///< waits until it is settled or fenced
-  void withhold(std::uint64_t sequence) { ready_.erase(sequence); }  ///< one that never was on its way: until it is settled
+  void settle(std::uint64_t sequence);                         ///< done with; the next of its key may go
+  void fence(std::uint64_t sequence, Clock::TimePoint until);  ///< may go again at a time
+  void put_back(std::uint64_t sequence);                       ///< went in vain behind an earlier one of its key
+  void hold(std::uint64_t sequence);                           ///< waits until it is settled or fenced
+  void withhold(std::uint64_t sequence);                       ///< one that never was on its way: until it is settled
+  /// Whether an earlier event of its key is not settled.
+  [[nodiscard]] bool is_behind(std::uint64_t sequence) { return place(sequence).before != nullptr; }
   /// All that are not settled of a key, in order.
-  [[nodiscard]] std::deque<std::uint64_t> of_key(const std::string& key) const;
+  [[nodiscard]] std::vector<std::uint64_t> of_key(const std::string& key) const;
 
   void forgive();  ///< counts rejections from zero again
 
@@ -58,33 +66,52 @@ class RelayPending {
   void release_all();
   [[nodiscard]] std::optional<Clock::TimePoint> next_due() const;
 
-  [[nodiscard]] std::size_t size() const { return items_.size(); }
+  [[nodiscard]] std::size_t size() const { return size_; }
   /// The memory they take, about.
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
-  [[nodiscard]] bool any_ready() const { return !ready_.empty(); }
+  [[nodiscard]] bool any_ready() const { return ready_count_ > 0; }
   [[nodiscard]] bool any_fenced() const { return !fenced_.empty(); }
   [[nodiscard]] std::size_t fenced_keys() const;
   /// Everything up to and including this is settled.
-  [[nodiscard]] std::uint64_t settled_through() const { return items_.empty() ? last_ : items_.begin()->first - 1; }
+  [[nodiscard]] std::uint64_t settled_through() const { return first_ - 1; }
   /// How far the log was read beyond that.
-  [[nodiscard]] std::uint64_t span() const { return last_ - settled_through(); }
+  [[nodiscard]] std::uint64_t span() const { return places_.size(); }
 
  private:
+  enum class State : std::uint8_t { waiting, ready, flying, fenced, held, withheld };
+  struct Place;
+  /// The events of a key that are not settled, in order.
+  struct Key {
+    Place* first = nullptr;
+    Place* last = nullptr;
+    std::size_t flying = 0;
+  };
   struct Place {
     Item item{};
-    std::optional<Clock::TimePoint> fenced_until{};
-    bool held = false;
+    State state = State::waiting;
+    Clock::TimePoint fenced_until{};
+    Key* key = nullptr;  // null: it has none
+    Place* before = nullptr;
+    Place* behind = nullptr;
   };
 
-  void unfence(std::uint64_t sequence, Place& place);
+  [[nodiscard]] Place& place(std::uint64_t sequence);
+  [[nodiscard]] Key& key_of(const std::string& key);
+  void enter(Place& place, State state);
+  void promote(Key* key);
 
-  std::map<std::uint64_t, Place> items_{};
-  std::unordered_map<std::string, std::deque<std::uint64_t>> keys_{};  // in order; the front is the one that may go
-  std::set<std::uint64_t> ready_{};
+  bool chained_;
+  std::deque<std::unique_ptr<Place>> places_{};  // from `first_` on; null: settled
+  std::uint64_t first_ = 1;                      // the first that is not settled
+  std::size_t size_ = 0;
+  std::size_t bytes_ = 0;
+  std::vector<std::unique_ptr<Place>> spare_{};
+  std::unordered_map<std::string, Key> keys_{};  // also some that have no events now
+  // Sequences; those whose state is another by now are passed over.
+  std::priority_queue<std::uint64_t, std::vector<std::uint64_t>, std::greater<>> ready_{};
+  std::size_t ready_count_ = 0;
   std::set<std::pair<Clock::TimePoint, std::uint64_t>> fenced_{};
   std::size_t held_keys_ = 0;
-  std::size_t bytes_ = 0;
-  std::uint64_t last_ = 0;
 };
 
 }  // namespace penstock

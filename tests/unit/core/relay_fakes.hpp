@@ -204,21 +204,27 @@ class ScriptedLog final : public EventLog {
 };
 
 /// A publisher whose outcomes are written by the test: at once by a function, or by hand.
-/// It watches that no key ever has two events on their way, and remembers what it "stored".
+/// It watches that no key ever has events on their way in two calls, nor two of them unless it `keeps_order`; and remembers
+/// what it "stored". When it keeps the order, nothing is stored behind a failure of the same key in the same call.
 class ScriptedPublisher final : public Publisher {
  public:
   using Script = std::function<Outcome(const Event&)>;
 
-  explicit ScriptedPublisher(Script script = {}) : script_{std::move(script)} {}
+  explicit ScriptedPublisher(Script script = {}, bool keeps_order = false)
+      : script_{std::move(script)}, keeps_order_{keeps_order} {}
+
+  [[nodiscard]] bool keeps_order() const noexcept override { return keeps_order_; }
 
   std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds) override {
     const std::lock_guard lock{mutex_};
     Call call{{events.begin(), events.end()}, {}};
+    std::set<std::string> keys;
     ++calls_;
     sent_ += events.size();
     for (const Event& event : events) {
       ++tries_[event.id];
-      if (!event.key.empty() && !on_their_way_.insert(event.key).second) {
+      const bool first = keys.insert(event.key).second;
+      if (!event.key.empty() && (first ? !on_their_way_.insert(event.key).second : !keeps_order_)) {
         overtaking_ = true;
       }
     }
@@ -287,8 +293,12 @@ class ScriptedPublisher final : public Publisher {
     Call call = std::move(held_.at(index));
     held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(index));
     Outcomes outcomes;
+    std::set<std::string> failed;
     for (const Event& event : call.events) {
-      outcomes.push_back(script(event));
+      outcomes.push_back(failed.count(event.key) != 0 ? Outcome{Outcome::Status::retryable, "behind"} : script(event));
+      if (keeps_order_ && !event.key.empty() && !outcomes.back().confirmed()) {
+        failed.insert(event.key);
+      }
       if (outcomes.back().confirmed()) {
         stored_.push_back(event.id);
         stored_by_key_[event.key].push_back(event.id);
@@ -300,6 +310,7 @@ class ScriptedPublisher final : public Publisher {
 
   std::mutex mutex_;
   Script script_;
+  const bool keeps_order_;
   std::vector<Call> held_;
   std::vector<std::string> stored_;
   std::map<std::string, std::vector<std::string>> stored_by_key_;
