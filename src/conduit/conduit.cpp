@@ -21,6 +21,7 @@ class TopicPublisher final : public Publisher {
   std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds timeout) override {
     return producer_->submit(topic_, events, timeout);
   }
+  [[nodiscard]] bool keeps_order() const noexcept override { return true; }
 
  private:
   std::shared_ptr<conduit::Producer> producer_;

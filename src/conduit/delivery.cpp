@@ -52,17 +52,14 @@ Outcome outcome_of(rd_kafka_resp_err_t error, rd_kafka_msg_status_t status) {
   return {surely_not ? Outcome::Status::retryable : Outcome::Status::unknown, describe(error)};
 }
 
-RdHeaders to_headers(const Headers& headers) {
-  if (headers.empty()) return nullptr;
-  RdHeaders result{rd_kafka_headers_new(headers.size())};
-  for (const Header& header : headers) {
-    const char* value = header.value ? header.value->data() : nullptr;
-    const auto size = header.value ? static_cast<ssize_t>(header.value->size()) : 0;
-    if (rd_kafka_header_add(result.get(), header.name.data(), static_cast<ssize_t>(header.name.size()), value, size) !=
-        RD_KAFKA_RESP_ERR_NO_ERROR) {
+RdHeaders to_headers(const Event& event) {
+  RdHeaders result{rd_kafka_headers_new(8 + event.extensions.size() + event.headers.size())};
+  encode_headers(event, Binding::kafka, [&](std::string_view name, const std::optional<std::string_view>& value) {
+    if (rd_kafka_header_add(result.get(), name.data(), static_cast<ssize_t>(name.size()), value ? value->data() : nullptr,
+                            value ? static_cast<ssize_t>(value->size()) : 0) != RD_KAFKA_RESP_ERR_NO_ERROR) {
       throw std::bad_alloc{};
     }
-  }
+  });
   return result;
 }
 

@@ -10,8 +10,9 @@ namespace penstock::conduit {
 /// What a delivery report, or a refused produce (NOT_PERSISTED), says of an event.
 Outcome outcome_of(rd_kafka_resp_err_t error, rd_kafka_msg_status_t status);
 
-/// Copies of headers and of a received message, null and empty kept apart.
-RdHeaders to_headers(const Headers& headers);
+/// The event's headers, null and empty kept apart. Throws InvalidEvent.
+RdHeaders to_headers(const Event& event);
+/// A copy of a received message, null and empty kept apart.
 Wire to_wire(const rd_kafka_message_t& message);
 
 }  // namespace penstock::conduit

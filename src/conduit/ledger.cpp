@@ -18,6 +18,7 @@ Ledger::Batch& Ledger::open(std::size_t events, TimePoint deadline) {
 
 void Ledger::settle(Batch& batch, std::size_t index, Outcome outcome) {
   batch.waits[index] = nullptr;
+  batch.any_failed = batch.any_failed || !outcome.confirmed();
   batch.outcomes[index] = std::move(outcome);
   --batch.open;
 }

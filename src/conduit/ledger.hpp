@@ -45,6 +45,7 @@ class Ledger {
     std::size_t open = 0;        ///< events without outcome
     std::size_t unreported = 0;  ///< own slots still inside librdkafka
     TimePoint deadline{};
+    bool any_failed = false;  ///< an outcome is there that is not `confirmed`
     bool sealed = false;
     bool complete = false;
   };

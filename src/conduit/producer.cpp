@@ -19,18 +19,28 @@ namespace {
 using SteadyClock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
-constexpr auto kTick = 100ms;  ///< how late a deadline may be noticed
+constexpr auto kTick = 100ms;            ///< how late a deadline may be noticed
+constexpr auto kShortestBackoff = 20ms;  ///< one event that the broker refuses is no reason to keep the others waiting
 constexpr auto kLongestBackoff = 10s;
 constexpr auto kReportsAfterFatal = 1s;
 constexpr auto kRefreshInterval = 500ms;
 constexpr std::size_t kMostSuspects = 10'000;
+/// Whether an earlier event of the same key in the batch has not been, and will not be, stored.
+bool follows_a_failure(const Ledger::Batch& batch, std::span<const Event> events, std::size_t index) {
+  if (events[index].key.empty()) return false;
+  for (std::size_t i = 0; i < index; ++i) {
+    if (batch.waits[i] == nullptr && !batch.outcomes[i].confirmed() && events[i].key == events[index].key) return true;
+  }
+  return false;
+}
+
 constexpr char kAborted[] = "the client was shut down before Kafka answered; the event may be stored";
 
 }  // namespace
 
 struct Producer::Prepared {
+  const Event* event = nullptr;
   std::optional<Outcome> refused{};
-  Wire wire{};
   RdHeaders headers{};
   std::string identity{};
 };
@@ -63,9 +73,9 @@ std::vector<Producer::Prepared> Producer::prepare(const std::string& topic, std:
   std::vector<Prepared> result(events.size());
   for (std::size_t i = 0; i < events.size(); ++i) {
     Prepared& prepared = result[i];
+    prepared.event = &events[i];
     try {
-      prepared.wire = encode(events[i], Binding::kafka);
-      prepared.headers = to_headers(prepared.wire.headers);
+      prepared.headers = to_headers(events[i]);
       prepared.identity.reserve(topic.size() + events[i].source.size() + events[i].id.size() + 2);
       prepared.identity.append(topic).append(1, '\0').append(events[i].source).append(1, '\0').append(events[i].id);
     } catch (const InvalidEvent& error) {
@@ -86,6 +96,10 @@ std::future<Outcomes> Producer::submit(const std::string& topic, std::span<const
     future = batch.promise.get_future();
     std::optional<Outcome> out_of_time;
     for (std::size_t i = 0; i < prepared.size(); ++i) {
+      if (batch.any_failed && follows_a_failure(batch, events, i)) {
+        ledger_.settle(batch, i, {Outcome::Status::retryable, "not sent: an earlier event of its key failed"});
+        continue;
+      }
       if (prepared[i].refused) {
         ledger_.settle(batch, i, std::move(*prepared[i].refused));
         continue;
@@ -150,8 +164,13 @@ rd_kafka_resp_err_t Producer::produce(const std::string& topic, Prepared& event,
   add(RD_KAFKA_VTYPE_RKT).u.rkt = handle;
   add(RD_KAFKA_VTYPE_MSGFLAGS).u.i = RD_KAFKA_MSG_F_COPY;
   add(RD_KAFKA_VTYPE_OPAQUE).u.ptr = &slot;
-  if (event.wire.key) add(RD_KAFKA_VTYPE_KEY).u.mem = {event.wire.key->data(), event.wire.key->size()};
-  if (event.wire.payload) add(RD_KAFKA_VTYPE_VALUE).u.mem = {event.wire.payload->data(), event.wire.payload->size()};
+  const auto add_bytes = [&](rd_kafka_vtype_t type, const std::string& bytes) {
+    auto& field = add(type).u.mem;
+    field.ptr = const_cast<char*>(bytes.data());  // NOLINT(cppcoreguidelines-pro-type-const-cast): it is copied
+    field.size = bytes.size();
+  };
+  if (!event.event->key.empty()) add_bytes(RD_KAFKA_VTYPE_KEY, event.event->key);
+  if (event.event->data) add_bytes(RD_KAFKA_VTYPE_VALUE, *event.event->data);
   if (event.headers) add(RD_KAFKA_VTYPE_HEADERS).u.headers = event.headers.get();
   const RdError error{rd_kafka_produceva(client_.get(), fields.data(), count)};
   if (error) return rd_kafka_error_code(error.get());
@@ -193,7 +212,7 @@ void Producer::connect() {
 }
 
 void Producer::run(const std::stop_token& stop) {
-  auto backoff = SteadyClock::duration{200ms};
+  SteadyClock::duration backoff = kShortestBackoff;
   auto connected = SteadyClock::now();
   while (!stop.stop_requested()) {
     try {
@@ -215,7 +234,7 @@ void Producer::run(const std::stop_token& stop) {
         ledger_.sweep(SteadyClock::now());
       }
       if (fatal()) {
-        if (SteadyClock::now() - connected > 1min) backoff = 200ms;
+        if (SteadyClock::now() - connected > kLongestBackoff) backoff = kShortestBackoff;
         disconnect("the Kafka client met a fatal error; the event may be stored", true);
       }
       fulfil();

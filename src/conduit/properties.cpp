@@ -37,7 +37,7 @@ void refuse(bool broken, const char* name, const std::string& value, const char*
 }
 
 /// Aliases and spellings are librdkafka's; what it made of them is what counts.
-void refuse_broken_promises(const rd_kafka_conf_t* conf) {
+void refuse_broken_promises(const rd_kafka_conf_t* conf, bool producer) {
   const auto check = [conf](const char* name, auto&& broken, const char* why) {
     const std::string value = get(conf, name);
     refuse(broken(value), name, value, why);
@@ -50,6 +50,8 @@ void refuse_broken_promises(const rd_kafka_conf_t* conf) {
       "acks", [](const std::string& value) { return value != "-1" && value != "all"; },
       "an event counts as confirmed only when all in-sync replicas have it; leave it at 'all'");
   check("delivery.report.only.error", is_true, "every event needs its delivery report");
+  if (producer)
+    check("enable.gapless.guarantee", isnt_true, "without it an event can be stored before an earlier one of its key");
   check("transactional.id", is_set,
         "penstock does not use Kafka's transactions; the consumer's inbox makes effects exactly once");
   check("enable.auto.commit", is_true, "it commits messages that were never processed; a source commits what was acknowledged");
@@ -79,8 +81,8 @@ void overlay(rd_kafka_conf_t* conf, const Properties& properties) {
   }
 }
 
-void finish(rd_kafka_conf_t* conf) {
-  refuse_broken_promises(conf);
+void finish(rd_kafka_conf_t* conf, bool producer) {
+  refuse_broken_promises(conf, producer);
   // librdkafka's own lines come through the queues we poll: never on stderr, never from its threads.
   set(conf, "log.queue", "true");
 }
@@ -93,10 +95,13 @@ Conf producer_conf(const ConduitOptions& options) {
   // Never expired inside librdkafka: dropping one queued message while the next one goes out would reorder its key. What
   // takes longer than its caller waits becomes `unknown`, and is waited for again when the caller repeats it.
   set(conf.get(), "message.timeout.ms", "0");
+  // What the broker refuses must not be passed by what comes after it in its partition: then librdkafka gives up, and a new
+  // client takes over.
+  set(conf.get(), "enable.gapless.guarantee", "true");
   set(conf.get(), "linger.ms", "1");
   set(conf.get(), "topic.metadata.propagation.max.ms", "3000");
   overlay(conf.get(), options.properties);
-  finish(conf.get());
+  finish(conf.get(), true);
   return conf;
 }
 
@@ -109,7 +114,7 @@ Conf consumer_conf(const ConduitOptions& options, const ConduitSourceOptions& so
   overlay(conf.get(), source.properties);
   if (!group.empty()) set(conf.get(), "group.id", group);
   set(conf.get(), "enable.auto.offset.store", "false");
-  finish(conf.get());
+  finish(conf.get(), false);
   return conf;
 }
 

@@ -168,9 +168,9 @@ TEST_F(ProducerOnMock, MoreThanTheQueueHoldsGoesThroughInOneCallAndInOrder) {
 
 TEST_F(ProducerOnMock, AnInvalidOrTooLargeEventDoesNotKeepOthersFromBeingSent) {
   producer();
-  Event nameless = event("k", 2);
+  Event nameless = event("nameless", 2);
   nameless.type = "";
-  Event huge = event("k", 3);
+  Event huge = event("huge", 3);
   huge.data = std::string(1'500'000, 'x');
   const Outcomes outcomes = publish({event("k", 1), nameless, huge, event("k", 4)});
   EXPECT_EQ(outcomes[0].status, Status::confirmed);
@@ -203,6 +203,46 @@ TEST_F(ProducerOnMock, ASingleEventTooLargeForTheBrokerIsRejectedAtOnce) {
   ASSERT_TRUE(publish(event("k", 0)).confirmed());
   cluster_.fail_produce({RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE});
   EXPECT_EQ(publish(event("k", 1)).status, Status::rejected);
+}
+
+TEST_F(ProducerOnMock, Rule7_NothingOfAKeyIsSentBehindAnEventThatIsRefused) {
+  producer({{"message.max.bytes", "2000"}});
+  std::vector<Event> events{event("k", 0), event("k", 1), event("k", 2), event("other", 3), event("", 4)};
+  events[1].data = std::string(5000, 'x');
+  const auto outcomes = publish(events);
+  EXPECT_EQ(outcomes[0].status, Status::confirmed) << outcomes[0].error;
+  EXPECT_EQ(outcomes[1].status, Status::rejected) << outcomes[1].error;
+  EXPECT_EQ(outcomes[2].status, Status::retryable) << outcomes[2].error;
+  EXPECT_THAT(outcomes[2].error, HasSubstr("an earlier event of its key failed"));
+  EXPECT_EQ(outcomes[3].status, Status::confirmed) << outcomes[3].error;
+  EXPECT_EQ(outcomes[4].status, Status::confirmed) << outcomes[4].error;
+  EXPECT_THAT(stored(), ::testing::ElementsAre("0", "3", "4"));
+  // An event that is no valid one is refused in the same way.
+  events = {event("k", 5), event("k", 6)};
+  events[0].source = "no uri";
+  EXPECT_EQ(publish(events)[1].status, Status::retryable);
+}
+
+TEST_F(ProducerOnMock, Rule7_WhatTheBrokerRefusesIsNotPassedByWhatIsBehindIt) {
+  producer({{"batch.num.messages", "7"}, {"linger.ms", "0"}});
+  ASSERT_TRUE(publish(event("k", 0)).confirmed());
+  std::vector<Event> events;
+  for (int i = 1; i <= 500; ++i) events.push_back(event("k", i));
+  cluster_.fail_produce({RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_INVALID_RECORD});
+  const auto outcomes = publish(events);
+  const auto failed =
+      std::find_if(outcomes.begin(), outcomes.end(), [](const Outcome& outcome) { return !outcome.confirmed(); });
+  ASSERT_NE(failed, outcomes.end()) << "the broker refused nothing";
+  EXPECT_EQ(failed->status, Status::rejected) << failed->error;
+  for (auto later = failed; later != outcomes.end(); ++later) EXPECT_FALSE(later->confirmed());
+  EXPECT_EQ(stored().size(), 1U + static_cast<std::size_t>(failed - outcomes.begin()));
+  // The client is made anew by itself.
+  const Event next = event("k", 501);
+  const auto deadline = SteadyClock::now() + kPatience;
+  Outcome outcome = publish(next);
+  while (outcome.status == Status::retryable && SteadyClock::now() < deadline) outcome = publish(next);
+  EXPECT_EQ(outcome.status, Status::confirmed) << outcome.error;
+  for (const auto& [level, text] : lines_->lines()) EXPECT_THAT(text, ::testing::Not(HasSubstr("experimental"))) << text;
 }
 
 TEST_F(ProducerOnMock, AFatalErrorMakesTheOutstandingUnknownAndTheClientNew) {
