@@ -71,6 +71,7 @@ void PostgresCursor::connect() {
   if (settings_.listen) {
     listener_ = std::make_unique<Listener>(*connection, wake_channel(settings_.schema), [this] { hinted_ = true; });
   }
+  reader_.use(*connection, !settings_.listen);
   connection_ = std::move(connection);
 }
 

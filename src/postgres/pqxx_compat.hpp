@@ -5,9 +5,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <pqxx/pqxx>
 #include <string>
 #include <utility>
+#include <vector>
 
 #if !defined(PQXX_VERSION_MAJOR)
 #error "libpqxx 6.4 or newer is needed"
@@ -45,6 +47,28 @@ pqxx::result run(pqxx::transaction_base& tx, const std::string& sql, const Args&
     return tx.exec_params(sql, args...);
 #endif
   }
+}
+
+/// Runs a statement that was prepared on the transaction's connection.
+inline pqxx::result run_prepared(pqxx::transaction_base& tx, const std::string& name,
+                                 const std::vector<std::optional<std::string>>& parameters) {
+#if PQXX_VERSION_MAJOR < 7
+  return tx.exec_prepared(name, pqxx::prepare::make_dynamic_params(parameters));
+#else
+  pqxx::params all;
+  for (const auto& parameter : parameters) {
+    if (parameter) {
+      all.append(*parameter);
+    } else {
+      all.append();
+    }
+  }
+#if PENSTOCK_PQXX_PARAMS
+  return tx.exec(pqxx::prepped{name}, all);
+#else
+  return tx.exec_prepared(name, all);
+#endif
+#endif
 }
 
 /// Keeps libpqxx 6 from reconnecting by itself, which would forget session settings; newer ones never do.

@@ -20,6 +20,25 @@ int nibble(char c) {
   throw std::invalid_argument("bytes in hex hold another character");
 }
 
+/// Four bytes from eight digits as Postgres writes them, worked on as the bytes of one word; false for anything else.
+bool four_from_hex(const char* digits, char* bytes) {
+  constexpr std::uint64_t ones = 0x0101010101010101U;
+  std::uint64_t word = 0;
+  for (unsigned i = 0; i < 8; ++i) {
+    word |= std::uint64_t{static_cast<unsigned char>(digits[i])} << (8 * i);
+  }
+  const std::uint64_t nibbles = (word & 15 * ones) + ((word >> 6U) & ones) * 9;
+  const std::uint64_t letters = ((nibbles + 6 * ones) >> 4U) & ones;
+  if (((nibbles >> 4U) & 15 * ones) != 0 || nibbles + '0' * ones + letters * ('a' - '0' - 10) != word) {
+    return false;
+  }
+  for (unsigned i = 0; i < 4; ++i) {
+    const std::uint64_t pair = nibbles >> (16 * i);
+    bytes[i] = static_cast<char>(static_cast<unsigned char>((pair << 4U & 0xF0U) | (pair >> 8U & 0xFU)));
+  }
+  return true;
+}
+
 // Well-formed UTF-8 (Unicode 15, table 3-7) without NUL, which is what Postgres takes as text.
 bool is_text(std::string_view bytes) {
   for (std::size_t i = 0; i < bytes.size();) {
@@ -97,8 +116,14 @@ std::string from_hex(std::string_view text) {
   }
   std::string bytes;
   bytes.resize(text.size() / 2 - 1);
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    bytes[i] = static_cast<char>(static_cast<unsigned char>((nibble(text[2 + 2 * i]) << 4) | nibble(text[3 + 2 * i])));
+  const char* digits = text.data() + 2;
+  for (std::size_t i = 0; i < bytes.size();) {
+    if (bytes.size() - i >= 4 && four_from_hex(digits + 2 * i, bytes.data() + i)) {
+      i += 4;
+      continue;
+    }
+    bytes[i] = static_cast<char>(static_cast<unsigned char>((nibble(digits[2 * i]) << 4) | nibble(digits[2 * i + 1])));
+    ++i;
   }
   return bytes;
 }

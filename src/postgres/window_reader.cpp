@@ -2,6 +2,7 @@
 #include "postgres/window_reader.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <stdexcept>
 #include <utility>
@@ -22,35 +23,38 @@ std::string text_of(const pqxx::field& field) {
 
 std::string_view view_of(const pqxx::field& field) { return {field.c_str(), static_cast<std::size_t>(field.size())}; }
 
+std::string time_of(const pqxx::field& microseconds) {
+  using std::chrono::system_clock;
+  return format_time(system_clock::time_point{
+      std::chrono::duration_cast<system_clock::duration>(std::chrono::microseconds{microseconds.as<std::int64_t>()})});
+}
+
 LogRow read_row(const pqxx::row& row) {
-  LogRow result{.id = row["id"].as<std::int64_t>()};
+  LogRow result{.id = row[column_id].as<std::int64_t>()};
   Event& event = result.event;
-  event.id = text_of(row["event_id"]);
-  event.source = text_of(row["source"]);
-  event.type = text_of(row["type"]);
-  event.subject = text_of(row["subject"]);
-  event.key = text_of(row["key"]);
-  event.content_type = text_of(row["content_type"]);
-  event.data_schema = text_of(row["data_schema"]);
-  event.time = text_of(row["time"]);
-  event.correlation_id = text_of(row["correlation_id"]);
-  event.causation_id = text_of(row["causation_id"]);
-  event.traceparent = text_of(row["traceparent"]);
-  event.tracestate = text_of(row["tracestate"]);
-  if (const auto extensions = row["extensions"]; !extensions.is_null()) {
+  event.id = text_of(row[column_event_id]);
+  event.source = text_of(row[column_source]);
+  event.type = text_of(row[column_type]);
+  event.subject = text_of(row[column_subject]);
+  event.key = text_of(row[column_key]);
+  event.content_type = text_of(row[column_content_type]);
+  event.data_schema = text_of(row[column_data_schema]);
+  const auto appended = row[column_appended_us];
+  event.time = appended.is_null() ? text_of(row[column_time]) : time_of(appended);
+  event.correlation_id = text_of(row[column_correlation_id]);
+  event.causation_id = text_of(row[column_causation_id]);
+  event.traceparent = text_of(row[column_traceparent]);
+  event.tracestate = text_of(row[column_tracestate]);
+  if (const auto extensions = row[column_extensions]; !extensions.is_null()) {
     event.extensions = extensions_from_json(view_of(extensions));
   }
-  if (const auto headers = row["headers"]; !headers.is_null()) {
+  if (const auto headers = row[column_headers]; !headers.is_null()) {
     event.headers = headers_from_json(view_of(headers));
   }
-  if (const auto data = row["data"]; !data.is_null()) {
+  if (const auto data = row[column_data]; !data.is_null()) {
     event.data = from_hex(view_of(data));
   }
   return result;
-}
-
-pqxx::result read(pqxx::transaction_base& tx, const std::string& sql, const Parameters& parameters) {
-  return tx.exec(reader_settings() + filled_in(tx, sql, parameters));
 }
 
 std::optional<std::int64_t> optional_id(const pqxx::field& field) {
@@ -61,11 +65,11 @@ std::optional<std::int64_t> optional_id(const pqxx::field& field) {
 
 WindowReader::WindowReader(const std::string& schema, const std::vector<std::string>& patterns, ReaderLimits limits)
     : limits_{limits},
-      poll_sql_{poll_sql(schema)},
-      extent_sql_{extent_sql(schema)},
-      late_extent_sql_{late_extent_sql(schema)},
-      late_rows_sql_{late_rows_sql(schema)},
-      range_rows_sql_{range_rows_sql(schema)} {
+      poll_{"penstock_poll", poll_sql(schema)},
+      extent_{"penstock_extent", extent_sql(schema)},
+      late_extent_{"penstock_late_extent", late_extent_sql(schema)},
+      late_rows_{"penstock_late_rows", late_rows_sql(schema)},
+      range_rows_{"penstock_range_rows", range_rows_sql(schema)} {
   const bool complement = route_complement(patterns);
   if (complement || std::find(patterns.begin(), patterns.end(), "*") == patterns.end()) {
     ArrayLiteral literal;
@@ -76,10 +80,31 @@ WindowReader::WindowReader(const std::string& schema, const std::vector<std::str
   }
   if (complement) {
     complement_ = true;
-    for (std::string* sql : {&poll_sql_, &late_rows_sql_, &range_rows_sql_}) {
-      *sql = routes_complemented(std::move(*sql));
+    for (Statement* statement : {&poll_, &late_rows_, &range_rows_}) {
+      statement->sql = routes_complemented(std::move(statement->sql));
     }
   }
+}
+
+void WindowReader::use(pqxx::connection& connection, bool shared_by_pooler) {
+  prepared_ = false;
+  if (shared_by_pooler) {
+    return;
+  }
+  {
+    pqxx::nontransaction tx{connection};
+    tx.exec(reader_session_settings());
+    tx.commit();
+  }
+  for (const Statement* statement : {&poll_, &extent_, &late_extent_, &late_rows_, &range_rows_}) {
+    connection.prepare(statement->name, statement->sql);
+  }
+  prepared_ = true;
+}
+
+pqxx::result WindowReader::read(pqxx::transaction_base& tx, const Statement& statement, const Parameters& parameters) const {
+  return prepared_ ? run_prepared(tx, statement.name, parameters)
+                   : tx.exec(reader_settings() + filled_in(tx, statement.sql, parameters));
 }
 
 void WindowReader::seek(const LogPosition& position) {
@@ -118,7 +143,7 @@ std::optional<std::string> WindowReader::closed_at() const {
 
 WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
   pqxx::nontransaction tx{connection};
-  const auto rows = read(tx, poll_sql_,
+  const auto rows = read(tx, poll_,
                          {std::to_string(prev_.xmax), array_of(prev_.in_flight), std::to_string(limits_.small_window),
                           std::to_string(limits_.bytes), patterns_});
   const auto& head = rows[0];
@@ -153,7 +178,7 @@ WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
     }
   }
   pqxx::nontransaction tx{connection};
-  const auto extent = read(tx, extent_sql_,
+  const auto extent = read(tx, extent_,
                            {std::to_string(next.txid), std::to_string(next.id), std::to_string(next.window->cur.xmax),
                             next.window->cur.text, std::to_string(limits_.chunk)});
   const auto& found = extent[0];
@@ -166,7 +191,7 @@ WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
     next.id = found["last_id"].as<std::int64_t>();
   } else {
     if (!next.late.empty()) {
-      const auto late = read(tx, late_extent_sql_, {array_of(next.late), std::to_string(next.place)});
+      const auto late = read(tx, late_extent_, {array_of(next.late), std::to_string(next.place)});
       next.largest = std::max(next.largest, optional_id(late[0]["largest"]).value_or(0));
     }
     next.measured = true;
@@ -183,11 +208,11 @@ WindowReader::Step WindowReader::walk(pqxx::connection& connection) {
   const auto limit = std::to_string(limits_.small_window);
   const std::int64_t smallest = open.smallest.value_or(kNoId);
   if (!open.late.empty() && open.place < smallest - 1) {
-    const auto late = read(tx, late_extent_sql_, {array_of(open.late), std::to_string(open.place)});
+    const auto late = read(tx, late_extent_, {array_of(open.late), std::to_string(open.place)});
     const auto next = optional_id(late[0]["smallest"]);
     if (next && *next < smallest) {
       const std::int64_t to = std::min(*next - 1 + limits_.chunk, smallest - 1);
-      return fill(read(tx, late_rows_sql_,
+      return fill(read(tx, late_rows_,
                        {array_of(open.late), std::to_string(*next - 1), std::to_string(to), limit,
                         std::to_string(limits_.bytes), patterns_}),
                   to);
@@ -201,7 +226,7 @@ WindowReader::Step WindowReader::walk(pqxx::connection& connection) {
     return close();
   }
   const std::int64_t to = std::min(from + limits_.chunk, open.largest);
-  return fill(read(tx, range_rows_sql_,
+  return fill(read(tx, range_rows_,
                    {std::to_string(from), std::to_string(to), open.window->prev.text, open.window->cur.text, limit,
                     std::to_string(limits_.bytes), patterns_}),
               to);

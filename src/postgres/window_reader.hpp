@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "penstock/event.hpp"
+#include "postgres/fill_in.hpp"
 #include "postgres/pqxx_compat.hpp"
 #include "postgres/snapshot.hpp"
 
@@ -64,6 +65,10 @@ class WindowReader {
  public:
   WindowReader(const std::string& schema, const std::vector<std::string>& patterns, ReaderLimits limits);
 
+  /// To be called for each new connection that `step` will be given. On one that is ours alone the session is set up for these
+  /// reads and the statements are prepared, so that a read plans nothing. Throws libpqxx's exceptions.
+  void use(pqxx::connection& connection, bool shared_by_pooler);
+
   /// Goes to a place; what was buffered is forgotten. Throws std::invalid_argument for a snapshot that is none.
   void seek(const LogPosition& position);
 
@@ -92,6 +97,12 @@ class WindowReader {
   [[nodiscard]] std::optional<std::string> closed_at() const;
 
  private:
+  struct Statement {
+    std::string name{};  // when it is prepared
+    std::string sql{};
+  };
+
+  pqxx::result read(pqxx::transaction_base& tx, const Statement& statement, const Parameters& parameters) const;
   Step poll(pqxx::connection& connection);
   Step measure(pqxx::connection& connection);
   Step walk(pqxx::connection& connection);
@@ -101,11 +112,12 @@ class WindowReader {
   std::optional<std::string> patterns_;
   bool complement_ = false;
   ReaderLimits limits_;
-  std::string poll_sql_;
-  std::string extent_sql_;
-  std::string late_extent_sql_;
-  std::string late_rows_sql_;
-  std::string range_rows_sql_;
+  Statement poll_;
+  Statement extent_;
+  Statement late_extent_;
+  Statement late_rows_;
+  Statement range_rows_;
+  bool prepared_ = false;
 
   Snapshot prev_ = Snapshot::beginning();
   std::optional<OpenWindow> open_{};

@@ -9,11 +9,9 @@ namespace penstock::postgres {
 namespace {
 
 constexpr std::string_view kColumns =
-    "id, event_id, source, type, subject, key, content_type, data_schema, coalesce(time, to_char(appended_at AT TIME ZONE "
-    "'UTC',"
-    " 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')) AS time, correlation_id, causation_id, traceparent, tracestate, extensions, "
-    "headers,"
-    " data";
+    "id, event_id, source, type, subject, key, content_type, data_schema, time,"
+    " CASE WHEN time IS NULL THEN (date_part('epoch', appended_at) * 1000000)::bigint END AS appended_us, correlation_id,"
+    " causation_id, traceparent, tracestate, extensions, headers, data";
 
 // Cuts a run of rows off where their payloads exceed the limit, but never before the first row. The lengths are read without
 // fetching the payloads.
@@ -26,11 +24,17 @@ std::string within_bytes(std::string_view rows, std::string_view bytes) {
 
 }  // namespace
 
+// Under SERIALIZABLE our reads could make the appends of others fail.
 std::string reader_settings() {
-  // Under SERIALIZABLE our reads could make the appends of others fail.
   return "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;"
          " SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off; SET LOCAL statement_timeout = '60s'; SET LOCAL "
          "bytea_output = 'hex'; ";
+}
+
+std::string reader_session_settings() {
+  return "SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_bitmapscan = off;"
+         " SET max_parallel_workers_per_gather = 0; SET jit = off; SET statement_timeout = '60s'; SET bytea_output = 'hex';"
+         " SET plan_cache_mode = force_generic_plan";
 }
 
 std::string poll_sql(const std::string& schema) {
@@ -45,12 +49,13 @@ std::string poll_sql(const std::string& schema) {
       "   ORDER BY o.txid, o.id LIMIT $3::int + 1) r),"
       " size AS MATERIALIZED (SELECT count(*) > $3::int OR coalesce(sum(bytes), 0) > $4::bigint AS large FROM"
       "  (SELECT octet_length(data) AS bytes FROM fresh UNION ALL SELECT octet_length(data) FROM late) b)"
-      " SELECT pg_current_snapshot()::text AS cur, large, NULL::bigint AS id, NULL AS event_id, NULL AS source, NULL AS type,"
-      "  NULL AS subject, NULL AS key, NULL AS content_type, NULL AS data_schema, NULL AS time, NULL AS correlation_id,"
+      " SELECT NULL::bigint AS id, NULL AS event_id, NULL AS source, NULL AS type, NULL AS subject, NULL AS key,"
+      "  NULL AS content_type, NULL AS data_schema, NULL AS time, NULL::bigint AS appended_us, NULL AS correlation_id,"
       "  NULL AS causation_id, NULL AS traceparent, NULL AS tracestate, NULL::jsonb AS extensions, NULL::jsonb AS headers,"
-      "  NULL::bytea AS data FROM size"
-      " UNION ALL SELECT NULL, NULL, " +
+      "  NULL::bytea AS data, pg_current_snapshot()::text AS cur, large FROM size"
+      " UNION ALL SELECT " +
           std::string{kColumns} +
+          ", NULL, NULL"
           " FROM (SELECT * FROM fresh UNION ALL SELECT * FROM late) w, size WHERE NOT large"
           "  AND ($5::text[] IS NULL OR route LIKE ANY ($5::text[]))"
           " ORDER BY id NULLS FIRST",

@@ -13,6 +13,31 @@ namespace penstock::postgres {
 /// Settings of planner, isolation and patience, to be sent before one of these statements and together with it: they end with
 /// its transaction, and so stay with us where connections are shared behind a pooler.
 std::string reader_settings();
+/// The same for a whole session, where the connection is nobody else's: then the statements are prepared, and planned once, for
+/// whatever parameters.
+std::string reader_session_settings();
+
+/// The columns of an event's row, in this order, in all statements that give events. `appended_us`: microseconds since 1970,
+/// where no time was set.
+enum EventColumn : int {
+  column_id,
+  column_event_id,
+  column_source,
+  column_type,
+  column_subject,
+  column_key,
+  column_content_type,
+  column_data_schema,
+  column_time,
+  column_appended_us,
+  column_correlation_id,
+  column_causation_id,
+  column_traceparent,
+  column_tracestate,
+  column_extensions,
+  column_headers,
+  column_data
+};
 
 /// The whole window since `prev` when it is small, else only word that it is not.
 /// $1 xmax of prev, $2 transactions in flight at prev (array literal), $3 most rows, $4 most bytes of payload, $5 LIKE patterns
