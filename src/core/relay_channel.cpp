@@ -13,6 +13,7 @@ using namespace std::chrono_literals;
 constexpr std::uint64_t kLargestSpan = 1'000'000;
 
 constexpr auto kTakeOver = 700ms;   // between two looks at a lease that another relay holds
+constexpr auto kSuspended = 500ms;  // without a turn: perhaps somebody else has the lease by now
 constexpr auto kLook = 1s;          // between two looks at the keys that are held
 constexpr auto kLongestRest = 5ms;  // on a future, while other things may happen
 constexpr std::chrono::milliseconds kLongestDeafness{20};
@@ -100,14 +101,16 @@ void RelayChannel::turn(std::stop_token stop) {
   bool moved = collect();
   bury_condemned();
   park_followers();
-  // Before anything is sent: who was suspended learns here that the lease is another's.
-  cursor_->checkpoint(pending_.settled_through());
+  if (now() - checkpointed_ >= kSuspended) {
+    checkpoint();  // before anything is sent: who was suspended learns here that the lease is another's
+  }
   look_around();
   if (!outage_) {
     pending_.release_due(now());
   }
   moved = read_more() || moved;
   moved = submit() || moved;
+  checkpoint();
   measure_backlog();
   if (moved) {
     rest_ = 200us;
@@ -115,6 +118,11 @@ void RelayChannel::turn(std::stop_token stop) {
     tell_status();
     rest(stop);
   }
+}
+
+void RelayChannel::checkpoint() {
+  cursor_->checkpoint(pending_.settled_through());
+  checkpointed_ = now();
 }
 
 /// How many events more may be read.
@@ -141,6 +149,9 @@ bool RelayChannel::read_more() {
     return false;
   }
   warned_of_span_ = false;
+  if (!spent_.empty()) {
+    cursor_->recycle(std::exchange(spent_, {}));
+  }
   auto entries = cursor_->read(most);
   drained_log_ = entries.empty();
   if (entries.empty()) {
@@ -204,25 +215,21 @@ bool RelayChannel::submit() {
 
 void RelayChannel::send(std::vector<std::uint64_t> sequences) {
   // The publisher copies the events before it returns, so they are lent to it and no copy is made here.
-  std::vector<Event> events;
-  events.reserve(sequences.size());
   for (const std::uint64_t sequence : sequences) {
-    events.push_back(std::move(pending_.item(sequence).entry.event));
+    lent_.push_back(std::move(pending_.item(sequence).entry.event));
   }
-  const auto give_back = [&] {
-    for (std::size_t i = 0; i < sequences.size(); ++i) {
-      pending_.item(sequences[i]).entry.event = std::move(events[i]);
-    }
-  };
   std::future<Outcomes> outcomes;
   try {
-    outcomes = channel_.publisher->submit(events, options_.publish_timeout);
+    outcomes = channel_.publisher->submit(lent_, options_.publish_timeout);
   } catch (const std::exception& error) {
     std::promise<Outcomes> failed;
     failed.set_value(Outcomes(sequences.size(), Outcome{Outcome::Status::unknown, error.what()}));
     outcomes = failed.get_future();
   }
-  give_back();
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    pending_.item(sequences[i]).entry.event = std::move(lent_[i]);
+  }
+  lent_.clear();
   batches_.push_back({std::move(outcomes), std::move(sequences)});
 }
 
@@ -279,6 +286,7 @@ void RelayChannel::abandon() {
   followers_.clear();
   held_.clear();
   held_known_ = false;
+  spent_.clear();
   pending_.clear();
 }
 

@@ -61,6 +61,7 @@ class RelayChannel {
   void lose_time(std::stop_token stop);
   void rest(std::stop_token stop);
 
+  void checkpoint();
   bool read_more();
   [[nodiscard]] std::size_t room() const;
   void look_around();
@@ -68,6 +69,7 @@ class RelayChannel {
   void send(std::vector<std::uint64_t> sequences);
   bool collect();
   void judge(const std::vector<std::uint64_t>& sequences, Outcomes outcomes);
+  void settle(std::uint64_t sequence);
   void confirmed(std::uint64_t sequence);
   void rejected(std::uint64_t sequence, bool proven);
   void failed(std::uint64_t sequence);
@@ -98,6 +100,8 @@ class RelayChannel {
   std::function<void(EventLog::Cursor&)> look_{};
   bool owner_ = false;
   RelayPending pending_;
+  std::vector<Event> lent_{};                     // to the publisher, for the time of a call
+  std::vector<Event> spent_{};                    // settled, to be given back to the cursor
   std::list<Batch> batches_{};                    // oldest first
   std::vector<std::future<Outcomes>> orphans_{};  // sent under a lease that was lost
   std::deque<std::uint64_t> condemned_{};         // rejected often enough, to be buried
@@ -109,6 +113,7 @@ class RelayChannel {
   std::optional<RelayOutage> outage_{};
   bool said_rejecting_ = false;
   std::size_t event_bytes_ = 0;  // of the last events, on average
+  TimePoint checkpointed_{};
   TimePoint next_read_{};
   std::chrono::milliseconds poll_wait_{1};
   std::chrono::microseconds rest_{200};

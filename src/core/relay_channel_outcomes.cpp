@@ -64,9 +64,11 @@ void RelayChannel::judge(const std::vector<std::uint64_t>& sequences, Outcomes o
   }
 }
 
+void RelayChannel::settle(std::uint64_t sequence) { spent_.push_back(pending_.settle(sequence)); }
+
 void RelayChannel::confirmed(std::uint64_t sequence) {
   health_.judged(sequence, {}, false, pending_.item(sequence).judged);
-  pending_.settle(sequence);
+  settle(sequence);
   ++published_;
   end_outage();
 }
@@ -135,7 +137,7 @@ void RelayChannel::bury_condemned() {
                              std::to_string(rejections) + " times and is now a dead letter: " + item.error);
     const std::string key = item.entry.event.key;
     condemned_.pop_front();
-    pending_.settle(sequence);
+    settle(sequence);
     ++buried_;
     if (options_.after_dead_letter == AfterDeadLetter::hold && !key.empty()) {
       hold_key(key);
@@ -163,7 +165,7 @@ void RelayChannel::park_followers() {
   }
   cursor_->park(entries, channel_.name);
   for (const std::uint64_t sequence : followers_) {
-    pending_.settle(sequence);
+    settle(sequence);
   }
   parked_ += followers_.size();
   followers_.clear();

@@ -165,7 +165,7 @@ std::vector<std::uint64_t> RelayPending::take_also_fenced(std::size_t max, std::
   return all;
 }
 
-void RelayPending::settle(std::uint64_t sequence) {
+Event RelayPending::settle(std::uint64_t sequence) {
   Place& settled = place(sequence);
   enter(settled, State::waiting);
   bytes_ -= settled.item.bytes;
@@ -175,6 +175,7 @@ void RelayPending::settle(std::uint64_t sequence) {
     (settled.behind != nullptr ? settled.behind->before : key->last) = settled.before;
     promote(key);
   }
+  Event event = std::move(settled.item.entry.event);
   auto& slot = places_[sequence - first_];
   if (spare_.size() < kSpare) {
     slot->item = {};
@@ -185,6 +186,7 @@ void RelayPending::settle(std::uint64_t sequence) {
     places_.pop_front();
     ++first_;
   }
+  return event;
 }
 
 void RelayPending::fence(std::uint64_t sequence, Clock::TimePoint until) {

@@ -50,7 +50,8 @@ class RelayPending {
   /// The same also of those that wait after a failure, from the first above `after` on and around; never two of a key.
   std::vector<std::uint64_t> take_also_fenced(std::size_t max, std::uint64_t after);
 
-  void settle(std::uint64_t sequence);                         ///< done with; the next of its key may go
+  /// Done with; the next of its key may go. Returns the event, for whatever it is still good for.
+  Event settle(std::uint64_t sequence);
   void fence(std::uint64_t sequence, Clock::TimePoint until);  ///< may go again at a time
   void put_back(std::uint64_t sequence);                       ///< went in vain behind an earlier one of its key
   void hold(std::uint64_t sequence);                           ///< waits until it is settled or fenced
