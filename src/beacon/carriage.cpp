@@ -25,29 +25,26 @@ constexpr const char* kExpectedStream = "Nats-Expected-Stream";
 constexpr const char* kHeaders = "Penstock-Headers";
 constexpr const char* kEmptyMark = "penstock-data";  // of the codec: NATS does not tell an empty payload from none
 
-std::string lower(std::string_view text) {
-  std::string result{text};
-  std::transform(result.begin(), result.end(), result.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  return result;
+bool begins(std::string_view name, std::string_view lower_prefix) {
+  return name.size() >= lower_prefix.size() &&
+         std::equal(lower_prefix.begin(), lower_prefix.end(), name.begin(),
+                    [](char lower, char c) { return lower == (c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c); });
 }
-
-bool begins(const std::string& name, std::string_view prefix) {
-  return lower(std::string_view{name}.substr(0, prefix.size())) == prefix;
+bool is(std::string_view name, std::string_view lower_name) {
+  return name.size() == lower_name.size() && begins(name, lower_name);
 }
 /// Written by the codec, which does not mind their order.
-bool is_codec(const std::string& name) {
-  const auto lowered = lower(name);
-  return begins(name, "ce-") || lowered == "content-type" || lowered == "penstock-key" || lowered == kEmptyMark;
+bool is_codec(std::string_view name) {
+  return begins(name, "ce-") || is(name, "content-type") || is(name, "penstock-key") || is(name, kEmptyMark);
 }
-bool is_reserved(const std::string& name) { return begins(name, "nats-"); }
+bool is_reserved(std::string_view name) { return begins(name, "nats-"); }
 
 /// Arrives in every client as it was sent.
 bool is_plain(const Header& header) {
   if (header.name.empty() || !header.value || header.value->empty()) return false;
   // "Status: 503" with an empty body would look like "no responders".
-  if (is_reserved(header.name) || lower(header.name) == lower(kHeaders) || lower(header.name) == "status" ||
-      lower(header.name) == "description") {
+  if (is_reserved(header.name) || is(header.name, "penstock-headers") || is(header.name, "status") ||
+      is(header.name, "description")) {
     return false;
   }
   const bool token =
@@ -68,8 +65,8 @@ std::string directory(const Headers& headers) {
   bool all_plain = true;
   std::string list;
   for (const auto& header : headers) {
-    if (is_codec(header.name) && is_plain(header)) continue;
     const bool plain = is_plain(header);
+    if (plain && is_codec(header.name)) continue;
     all_plain = all_plain && plain;
     names.insert(header.name);
     if (!list.empty()) list += ',';

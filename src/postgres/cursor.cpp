@@ -7,6 +7,7 @@
 #include <array>
 #include <exception>
 #include <stop_token>
+#include <system_error>
 #include <utility>
 
 #include "penstock/uuid.hpp"
@@ -75,7 +76,40 @@ void PostgresCursor::connect() {
   connection_ = std::move(connection);
 }
 
+/// The connection, when nothing is read ahead on it any more; what was read stays for `read`.
+pqxx::connection& PostgresCursor::idle_connection() const {
+  if (ahead_.valid()) {
+    ahead_.wait();
+  }
+  return *connection_;
+}
+
+WindowReader::Step PostgresCursor::step() {
+  if (ahead_.valid()) {
+    return ahead_.get();
+  }
+  reader_.recycle(std::exchange(recycled_, {}));
+  return reader_.step(*connection_);
+}
+
+/// While the relay publishes what it has, the next rows are fetched and decoded. Small windows are read whole, and so is the
+/// end of a large one, so that this is done only with a backlog.
+void PostgresCursor::read_ahead() {
+  if (ahead_.valid() || !reader_.in_window()) {
+    return;
+  }
+  reader_.recycle(std::exchange(recycled_, {}));
+  try {
+    ahead_ = std::async(std::launch::async, [this] { return reader_.step(*connection_); });
+  } catch (const std::system_error&) {  // no thread to be had: then it is read when it is asked for
+  }
+}
+
 void PostgresCursor::disconnect() noexcept {
+  if (ahead_.valid()) {
+    ahead_.wait();
+    ahead_ = {};
+  }
   owned_ = false;
   announced_.reset();
   listener_.reset();
@@ -93,11 +127,13 @@ bool PostgresCursor::acquire() {
     connect();
     owned_ = false;
     recover_from_restore();
-    const auto position = state_.take(*connection_, settings_.lease);
+    const auto position = state_.take(idle_connection(), settings_.lease);
     if (!position) {
       return false;
     }
     reader_.seek(*position);
+    chunk_ = {};
+    handed_out_ = 0;
     tracker_.reset(*position);
     parked_.reset();
     settled_more_ = false;
@@ -115,12 +151,12 @@ void PostgresCursor::recover_from_restore() {
   const std::string changed = in_schema(
       "SELECT FROM @schema@.schema_version WHERE xmin::text::numeric <> txid::text::numeric % 4294967296", settings_.schema);
   {
-    pqxx::nontransaction tx{*connection_};
+    pqxx::nontransaction tx{idle_connection()};
     if (run(tx, changed).empty()) {
       return;
     }
   }
-  pqxx::work tx{*connection_};
+  pqxx::work tx{idle_connection()};
   tx.exec("SET TRANSACTION ISOLATION LEVEL READ COMMITTED");
   tx.exec("SET LOCAL statement_timeout = 0");
   run(tx, "SELECT pg_advisory_xact_lock(hashtextextended('penstock.restore.' || $1, 0))", settings_.schema);
@@ -146,27 +182,32 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
   return guarded("read", [&] {
     require_lease();
     std::vector<EventLog::Entry> entries;
-    {
-      pqxx::nontransaction tx{*connection_};
+    if (parked_.due()) {
+      pqxx::nontransaction tx{idle_connection()};
       for (auto& [row, event] : parked_.free(tx, max)) {
         entries.push_back({.sequence = tracker_.delivered_beside(), .event = std::move(event), .returned = true});
         parked_.handed_out(entries.back().sequence, row);
       }
     }
     while (entries.empty() && max > 0) {
-      if (Steady::now() - written_ >= settings_.lease / 2) {
-        write_alone(true);
+      if (handed_out_ == chunk_.rows.size()) {
+        if (Steady::now() - written_ >= settings_.lease / 2) {
+          write_alone(true);
+        }
+        const auto found = step();
+        chunk_ = reader_.take();
+        handed_out_ = 0;
+        note_closed();
+        if (found == WindowReader::Step::end) {
+          break;
+        }
+        read_ahead();
       }
-      const auto step = reader_.step(*connection_);
-      note_closed();
-      if (step == WindowReader::Step::end) {
-        break;
-      }
-      while (reader_.buffered() && entries.size() < max) {
-        auto taken = reader_.take();
-        entries.push_back({.sequence = tracker_.delivered(taken.row.id, taken.window),
-                           .event = std::move(taken.row.event),
-                           .returned = false});
+      const std::size_t end = std::min(chunk_.rows.size(), handed_out_ + max);
+      entries.reserve(end - handed_out_);
+      for (; handed_out_ < end; ++handed_out_) {
+        LogRow& row = chunk_.rows[handed_out_];
+        entries.push_back({.sequence = tracker_.delivered(row.id, chunk_.window), .event = std::move(row.event)});
       }
       note_closed();
     }
@@ -175,6 +216,9 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
 }
 
 void PostgresCursor::note_closed() {
+  if (ahead_.valid() || handed_out_ < chunk_.rows.size()) {
+    return;
+  }
   if (const auto snapshot = reader_.closed_at()) {
     tracker_.closed(*snapshot);
   }
@@ -192,8 +236,8 @@ void PostgresCursor::checkpoint(std::uint64_t sequence) {
     if ((settled_more_ && age >= kCheckpointInterval) || age >= settings_.lease / 3) {
       write_alone(true);
     }
-    if (settings_.segments) {
-      settings_.segments->tend(*connection_);
+    if (settings_.segments && settings_.segments->due()) {
+      settings_.segments->tend(idle_connection());
     }
   });
 }
@@ -201,14 +245,14 @@ void PostgresCursor::checkpoint(std::uint64_t sequence) {
 void PostgresCursor::write_alone(bool keep_lease) {
   const std::uint64_t settled = tracker_.settled();
   if (parked_.any_settled(settled)) {
-    pqxx::work tx{*connection_};
+    pqxx::work tx{idle_connection()};
     write(tx, keep_lease);
     parked_.erase_settled(tx, settled);
     tx.commit();
     parked_.forget_settled(settled);
     return;
   }
-  pqxx::nontransaction tx{*connection_};
+  pqxx::nontransaction tx{idle_connection()};
   write(tx, keep_lease);
 }
 
@@ -222,7 +266,7 @@ void PostgresCursor::bury(const EventLog::Entry& entry, const std::string& chann
   guarded("record a dead letter", [&] {
     require_lease();
     const std::int64_t id = tracker_.id_of(entry.sequence);
-    pqxx::work tx{*connection_};
+    pqxx::work tx{idle_connection()};
     write(tx, true);
     if (parked_.is_out(entry.sequence)) {
       parked_.bury(tx, entry.sequence, error, attempts);
@@ -239,7 +283,7 @@ void PostgresCursor::bury(const EventLog::Entry& entry, const std::string& chann
 void PostgresCursor::park(std::span<const EventLog::Entry> entries, const std::string& channel) {
   guarded("park events", [&] {
     require_lease();
-    pqxx::work tx{*connection_};
+    pqxx::work tx{idle_connection()};
     write(tx, true);
     for (const EventLog::Entry& entry : entries) {
       if (!parked_.is_out(entry.sequence)) {
@@ -257,7 +301,7 @@ void PostgresCursor::park(std::span<const EventLog::Entry> entries, const std::s
 std::vector<std::string> PostgresCursor::held_keys() {
   return guarded("say which keys are held", [&] {
     connect();
-    pqxx::nontransaction tx{*connection_};
+    pqxx::nontransaction tx{idle_connection()};
     return parked_.held_keys(tx);
   });
 }
@@ -265,7 +309,7 @@ std::vector<std::string> PostgresCursor::held_keys() {
 std::vector<std::string> PostgresCursor::siblings() {
   return guarded("name the cursors", [&] {
     connect();
-    pqxx::nontransaction tx{*connection_};
+    pqxx::nontransaction tx{idle_connection()};
     std::vector<std::string> names;
     for (const auto& row : run(tx, in_schema("SELECT name FROM @schema@.cursors", settings_.schema))) {
       names.emplace_back(row[0].c_str());
@@ -277,8 +321,8 @@ std::vector<std::string> PostgresCursor::siblings() {
 EventLog::Backlog PostgresCursor::backlog() {
   return guarded("measure its backlog", [&] {
     connect();
-    const LogPosition position = owned_ ? tracker_.position() : state_.read(*connection_);
-    pqxx::nontransaction tx{*connection_};
+    const LogPosition position = owned_ ? tracker_.position() : state_.read(idle_connection());
+    pqxx::nontransaction tx{idle_connection()};
     return measure_backlog(tx, settings_.schema, position, reader_.patterns(), reader_.complement());
   });
 }
@@ -290,15 +334,15 @@ void PostgresCursor::wait(std::chrono::milliseconds most, std::stop_token stop) 
     return;
   }
   guarded("wait", [&] {
-    connection_->get_notifs();
+    idle_connection().get_notifs();
     if (std::exchange(hinted_, false)) {
       return;
     }
     if (owned_ && listener_ && most >= kSleepFrom && announce_sleep(std::min<std::chrono::milliseconds>(most, kLongestSleep))) {
       return;  // what was committed before the announcement was seen is found by looking once more
     }
-    if (waker_->wait(connection_->sock(), std::min<std::chrono::milliseconds>(most, kLongestSleep))) {
-      connection_->get_notifs();
+    if (waker_->wait(idle_connection().sock(), std::min<std::chrono::milliseconds>(most, kLongestSleep))) {
+      idle_connection().get_notifs();
       hinted_ = false;
     }
   });
@@ -312,7 +356,7 @@ bool PostgresCursor::announce_sleep(std::chrono::milliseconds most) {
   }
   const auto lasts =
       std::max<std::chrono::milliseconds>(kAnnouncement, std::min<std::chrono::milliseconds>(most, kLongestSleep));
-  pqxx::nontransaction tx{*connection_};
+  pqxx::nontransaction tx{idle_connection()};
   run(tx,
       in_schema("SELECT setval('@schema@.asleep_until', greatest(pg_sequence_last_value('@schema@.asleep_until'::regclass),"
                 " (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $1::bigint))",

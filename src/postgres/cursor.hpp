@@ -3,10 +3,12 @@
 
 #include <chrono>
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "penstock/event_log.hpp"
@@ -37,6 +39,7 @@ struct CursorSettings {
 /// After an error the connection is thrown away, and with it the place in memory: the server may have come back from a crash or
 /// as a standby that lacks the last commits, and may use their transaction ids again. What is stored is always in keeping with
 /// what the server has, so `acquire` goes on from there (at once, the owner being the same).
+/// With a backlog it reads ahead, on a thread of its own for each piece.
 class PostgresCursor final : public EventLog::Cursor {
  public:
   PostgresCursor(CursorSettings settings, std::string name, const std::vector<std::string>& patterns);
@@ -46,6 +49,7 @@ class PostgresCursor final : public EventLog::Cursor {
 
   bool acquire() override;
   std::vector<EventLog::Entry> read(std::size_t max) override;
+  void recycle(std::vector<Event> events) override { recycled_ = std::move(events); }
   void checkpoint(std::uint64_t sequence) override;
   void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) override;
   EventLog::Backlog backlog() override;
@@ -62,6 +66,9 @@ class PostgresCursor final : public EventLog::Cursor {
   auto guarded(const char* what, Work work) -> decltype(work());
   void connect();
   void disconnect() noexcept;
+  pqxx::connection& idle_connection() const;
+  WindowReader::Step step();
+  void read_ahead();
   void require_lease() const;
   void recover_from_restore();
   void write(pqxx::transaction_base& tx, bool keep_lease);
@@ -77,6 +84,10 @@ class PostgresCursor final : public EventLog::Cursor {
   bool hinted_ = false;
   std::unique_ptr<Listener> listener_{};  // dies before the connection
   WindowReader reader_;
+  WindowReader::Taken chunk_{};  // what was read last, and …
+  std::size_t handed_out_ = 0;   // … how much of it was handed out
+  std::vector<Event> recycled_{};
+  std::future<WindowReader::Step> ahead_{};  // while it is not ready, reader and connection are its own
   DeliveryTracker tracker_{};
   ParkedEvents parked_;
 

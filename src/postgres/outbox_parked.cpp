@@ -32,9 +32,6 @@ void ParkedEvents::reset() {
 
 std::vector<ParkedEvents::Free> ParkedEvents::free(pqxx::transaction_base& tx, std::size_t max) {
   const auto start = Steady::now();
-  if (!any_ || start < next_look_) {
-    return {};
-  }
   std::string out = "{";
   for (const auto& [sequence, row] : out_) {
     out += (out.size() > 1 ? "," : "") + std::to_string(row);

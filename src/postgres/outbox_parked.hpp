@@ -28,7 +28,9 @@ class ParkedEvents {
     std::int64_t row = 0;
     Event event{};
   };
-  /// Rows that are free and not handed out, in order. Looks at most about once a second, and not at all while there are none.
+  /// Whether it is time to look for free rows: at most about once a second, and never while there are none.
+  [[nodiscard]] bool due() const { return any_ && Steady::now() >= next_look_; }
+  /// Rows that are free and not handed out, in order.
   std::vector<Free> free(pqxx::transaction_base& tx, std::size_t max);
   void handed_out(std::uint64_t sequence, std::int64_t row) { out_.emplace(sequence, row); }
   [[nodiscard]] bool is_out(std::uint64_t sequence) const { return out_.count(sequence) != 0; }

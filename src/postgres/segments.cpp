@@ -49,9 +49,6 @@ bool Segments::due() {
 }
 
 void Segments::tend(pqxx::connection& connection) {
-  if (!due()) {
-    return;
-  }
   try {
     look(connection);
   } catch (const pqxx::sql_error& error) {  // a privilege that is not granted, say: events flow all the same

@@ -45,9 +45,11 @@ class Segments {
  public:
   Segments(const std::string& schema, SegmentPolicy policy, std::shared_ptr<Logger> logger);
 
-  /// Does what is to be done, if it is time to look. Throws only what a broken connection throws.
+  /// Whether it is time to look: true once in each interval.
+  bool due();
+  /// Does what is to be done. Throws only what a broken connection throws.
   void tend(pqxx::connection& connection);
-  /// As above, without asking the time.
+  /// As above, but throws also what the server refuses.
   void look(pqxx::connection& connection);
 
  private:
@@ -60,7 +62,6 @@ class Segments {
     std::int64_t log_bytes = 0;
   };
 
-  bool due();
   bool closed_for_long(std::size_t active, std::size_t segment);
   State state(pqxx::connection& connection);
   bool may_truncate(pqxx::transaction_base& tx, std::size_t segment, bool whatever_age);

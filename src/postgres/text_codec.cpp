@@ -111,10 +111,15 @@ std::string to_hex(std::string_view bytes) {
 }
 
 std::string from_hex(std::string_view text) {
+  std::string bytes;
+  from_hex(text, bytes);
+  return bytes;
+}
+
+void from_hex(std::string_view text, std::string& bytes) {
   if (text.size() < 2 || text[0] != '\\' || text[1] != 'x' || text.size() % 2 != 0) {
     throw std::invalid_argument("bytes are not in hex");
   }
-  std::string bytes;
   bytes.resize(text.size() / 2 - 1);
   const char* digits = text.data() + 2;
   for (std::size_t i = 0; i < bytes.size();) {
@@ -125,7 +130,6 @@ std::string from_hex(std::string_view text) {
     bytes[i] = static_cast<char>(static_cast<unsigned char>((nibble(digits[2 * i]) << 4) | nibble(digits[2 * i + 1])));
     ++i;
   }
-  return bytes;
 }
 
 std::string headers_to_json(const Headers& headers) {

@@ -13,6 +13,7 @@ namespace penstock::postgres {
 /// Bytes as the text form of a bytea ("\x0aff…") and back. `from_hex` throws std::invalid_argument for anything else.
 std::string to_hex(std::string_view bytes);
 std::string from_hex(std::string_view text);
+void from_hex(std::string_view text, std::string& bytes);  ///< the same into a string that may have room already
 
 /// Headers as JSON text, [[name, value], …]: a value is a text, null, or {"base64": …} where the bytes are no text that JSON
 /// can hold; so may the name be. Any headers survive.

@@ -17,11 +17,13 @@ namespace {
 
 constexpr std::int64_t kNoId = std::numeric_limits<std::int64_t>::max();
 
-std::string text_of(const pqxx::field& field) {
-  return field.is_null() ? std::string{} : std::string{field.c_str(), static_cast<std::size_t>(field.size())};
-}
+constexpr std::size_t kMostSpare = 1000;         // events, whose memory is kept for the next read …
+constexpr std::size_t kLargestSpareData = 4096;  // … unless that is much
 
 std::string_view view_of(const pqxx::field& field) { return {field.c_str(), static_cast<std::size_t>(field.size())}; }
+
+/// Empty when it is null.
+void read_text(std::string& text, const pqxx::field& field) { text.assign(view_of(field)); }
 
 std::string time_of(const pqxx::field& microseconds) {
   using std::chrono::system_clock;
@@ -29,39 +31,50 @@ std::string time_of(const pqxx::field& microseconds) {
       std::chrono::duration_cast<system_clock::duration>(std::chrono::microseconds{microseconds.as<std::int64_t>()})});
 }
 
-LogRow read_row(const pqxx::row& row) {
-  LogRow result{.id = row[column_id].as<std::int64_t>()};
-  Event& event = result.event;
-  event.id = text_of(row[column_event_id]);
-  event.source = text_of(row[column_source]);
-  event.type = text_of(row[column_type]);
-  event.subject = text_of(row[column_subject]);
-  event.key = text_of(row[column_key]);
-  event.content_type = text_of(row[column_content_type]);
-  event.data_schema = text_of(row[column_data_schema]);
-  const auto appended = row[column_appended_us];
-  event.time = appended.is_null() ? text_of(row[column_time]) : time_of(appended);
-  event.correlation_id = text_of(row[column_correlation_id]);
-  event.causation_id = text_of(row[column_causation_id]);
-  event.traceparent = text_of(row[column_traceparent]);
-  event.tracestate = text_of(row[column_tracestate]);
-  if (const auto extensions = row[column_extensions]; !extensions.is_null()) {
-    event.extensions = extensions_from_json(view_of(extensions));
-  }
-  if (const auto headers = row[column_headers]; !headers.is_null()) {
-    event.headers = headers_from_json(view_of(headers));
-  }
-  if (const auto data = row[column_data]; !data.is_null()) {
-    event.data = from_hex(view_of(data));
-  }
-  return result;
-}
-
 std::optional<std::int64_t> optional_id(const pqxx::field& field) {
   return field.is_null() ? std::nullopt : std::optional{field.as<std::int64_t>()};
 }
 
 }  // namespace
+
+LogRow WindowReader::read_row(const pqxx::row& row) {
+  LogRow result{.id = row[column_id].as<std::int64_t>()};
+  if (!spare_.empty()) {
+    result.event = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  Event& event = result.event;
+  read_text(event.id, row[column_event_id]);
+  read_text(event.source, row[column_source]);
+  read_text(event.type, row[column_type]);
+  read_text(event.subject, row[column_subject]);
+  read_text(event.key, row[column_key]);
+  read_text(event.content_type, row[column_content_type]);
+  read_text(event.data_schema, row[column_data_schema]);
+  if (const auto appended = row[column_appended_us]; appended.is_null()) {
+    read_text(event.time, row[column_time]);
+  } else {
+    event.time = time_of(appended);
+  }
+  read_text(event.correlation_id, row[column_correlation_id]);
+  read_text(event.causation_id, row[column_causation_id]);
+  read_text(event.traceparent, row[column_traceparent]);
+  read_text(event.tracestate, row[column_tracestate]);
+  event.extensions.clear();
+  if (const auto extensions = row[column_extensions]; !extensions.is_null()) {
+    event.extensions = extensions_from_json(view_of(extensions));
+  }
+  event.headers.clear();
+  if (const auto headers = row[column_headers]; !headers.is_null()) {
+    event.headers = headers_from_json(view_of(headers));
+  }
+  if (const auto data = row[column_data]; data.is_null()) {
+    event.data.reset();
+  } else {
+    from_hex(view_of(data), event.data ? *event.data : event.data.emplace());
+  }
+  return result;
+}
 
 WindowReader::WindowReader(const std::string& schema, const std::vector<std::string>& patterns, ReaderLimits limits)
     : limits_{limits},
@@ -122,7 +135,7 @@ void WindowReader::seek(const LogPosition& position) {
 }
 
 WindowReader::Step WindowReader::step(pqxx::connection& connection) {
-  if (!buffer_.empty()) {
+  if (buffered()) {
     return Step::rows;
   }
   if (!open_) {
@@ -131,14 +144,31 @@ WindowReader::Step WindowReader::step(pqxx::connection& connection) {
   return open_->measured ? walk(connection) : measure(connection);
 }
 
-WindowReader::Taken WindowReader::take() {
-  Taken taken{std::move(buffer_.front()), buffer_window_};
-  buffer_.pop_front();
-  return taken;
+WindowReader::Taken WindowReader::take() { return {std::exchange(buffer_, {}), std::exchange(buffer_window_, nullptr)}; }
+
+void WindowReader::recycle(std::vector<Event> events) {
+  for (Event& event : events) {
+    if (spare_.size() >= kMostSpare) {
+      return;
+    }
+    if (!event.data || event.data->capacity() <= kLargestSpareData) {
+      spare_.push_back(std::move(event));
+    }
+  }
+}
+
+/// Fills the buffer, which is empty, and stays so when this throws.
+void WindowReader::decode(const pqxx::result& rows, int first) {
+  std::vector<LogRow> found;
+  found.reserve(static_cast<std::size_t>(rows.size()));
+  for (auto i = static_cast<pqxx::result::size_type>(first); i < rows.size(); ++i) {
+    found.push_back(read_row(rows[i]));
+  }
+  buffer_ = std::move(found);
 }
 
 std::optional<std::string> WindowReader::closed_at() const {
-  return open_ || !buffer_.empty() ? std::nullopt : std::optional{prev_.text};
+  return open_ || buffered() ? std::nullopt : std::optional{prev_.text};
 }
 
 WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
@@ -154,16 +184,12 @@ WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
     open_ = std::move(open);
     return Step::more;
   }
-  std::deque<LogRow> found;
-  for (pqxx::result::size_type i = 1; i < rows.size(); ++i) {
-    found.push_back(read_row(rows[i]));
-  }
-  if (!found.empty()) {
+  decode(rows, 1);
+  if (buffered()) {
     buffer_window_ = std::make_shared<const Window>(Window{prev_, cur});
-    buffer_ = std::move(found);
   }
   prev_ = std::move(cur);
-  return buffer_.empty() ? Step::end : Step::rows;
+  return buffered() ? Step::rows : Step::end;
 }
 
 WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
@@ -239,19 +265,17 @@ WindowReader::Step WindowReader::close() {
 }
 
 WindowReader::Step WindowReader::fill(const pqxx::result& rows, std::int64_t to) {
-  std::deque<LogRow> found;
+  decode(rows, 0);
   std::int64_t bytes = 0;
-  for (const auto& row : rows) {
-    found.push_back(read_row(row));
-    bytes += found.back().event.data ? static_cast<std::int64_t>(found.back().event.data->size()) : 0;
+  for (const LogRow& row : buffer_) {
+    bytes += row.event.data ? static_cast<std::int64_t>(row.event.data->size()) : 0;
   }
-  const bool cut = found.size() >= limits_.small_window || bytes >= limits_.bytes;
-  open_->place = cut && !found.empty() ? found.back().id : to;
-  if (found.empty()) {
+  const bool cut = buffer_.size() >= limits_.small_window || bytes >= limits_.bytes;
+  open_->place = cut && buffered() ? buffer_.back().id : to;
+  if (!buffered()) {
     return Step::more;
   }
   buffer_window_ = open_->window;
-  buffer_ = std::move(found);
   return Step::rows;
 }
 

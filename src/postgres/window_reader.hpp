@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -81,12 +80,16 @@ class WindowReader {
   Step step(pqxx::connection& connection);
 
   [[nodiscard]] bool buffered() const { return !buffer_.empty(); }
-  /// The buffered row that is next, and the window it belongs to.
+  /// A large window is being read in parts.
+  [[nodiscard]] bool in_window() const { return open_.has_value(); }
+  /// All that is buffered, and the window it belongs to.
   struct Taken {
-    LogRow row{};
+    std::vector<LogRow> rows{};
     std::shared_ptr<const Window> window{};
   };
   Taken take();
+  /// Events whose memory is to be used again.
+  void recycle(std::vector<Event> events);
 
   /// LIKE patterns of the routes that are read, as an array literal; none for all.
   [[nodiscard]] const std::optional<std::string>& patterns() const { return patterns_; }
@@ -108,6 +111,8 @@ class WindowReader {
   Step walk(pqxx::connection& connection);
   Step close();
   Step fill(const pqxx::result& rows, std::int64_t to);
+  void decode(const pqxx::result& rows, int first);
+  LogRow read_row(const pqxx::row& row);
 
   std::optional<std::string> patterns_;
   bool complement_ = false;
@@ -121,7 +126,8 @@ class WindowReader {
 
   Snapshot prev_ = Snapshot::beginning();
   std::optional<OpenWindow> open_{};
-  std::deque<LogRow> buffer_{};
+  std::vector<LogRow> buffer_{};
+  std::vector<Event> spare_{};
   std::shared_ptr<const Window> buffer_window_{};
 };
 

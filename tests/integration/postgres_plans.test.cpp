@@ -217,10 +217,9 @@ TEST_P(PlansTest, AHugeWindowIsReadInOrderWithABoundedBuffer) {
   std::int64_t last = 0;
   for (auto step = reader.step(connection_); step != postgres::WindowReader::Step::end; step = reader.step(connection_)) {
     std::int64_t buffered = 0;
-    while (reader.buffered()) {
-      const auto taken = reader.take();
-      EXPECT_GT(taken.row.id, last);
-      last = taken.row.id;
+    for (const auto& row : reader.take().rows) {
+      EXPECT_GT(row.id, last);
+      last = row.id;
       ++buffered;
     }
     EXPECT_LE(buffered, 2000 / 8) << "eight bytes each";
