@@ -158,7 +158,7 @@ void print(const Account& account, std::ostream& out) {
   row("attempts that were parked", account.retries);
   out << std::fixed << std::setprecision(1);
   out << "  commit to fulfilled: p50 " << account.p50 << " ms, p99 " << account.p99 << " ms\n";
-  out << (account.balances() ? "the account balances\n" : "THE ACCOUNT DOES NOT BALANCE\n");
+  out << (account.balances() ? "the account balances\n" : "THE ACCOUNT DOES NOT BALANCE\n") << std::flush;
 }
 
 }  // namespace shop

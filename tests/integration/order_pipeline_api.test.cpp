@@ -4,9 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <httplib.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -19,6 +16,7 @@
 #include "penstock/outbox.hpp"
 #include "penstock/uuid.hpp"
 #include "sql.hpp"
+#include "support/ports.hpp"
 #include "support/private_postgres.hpp"
 #include "tables.hpp"
 
@@ -27,26 +25,12 @@ namespace {
 using nlohmann::json;
 using namespace std::chrono_literals;
 
-/// A port that nobody listens on.
-int free_port() {
-  const int probe = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  auto* any = reinterpret_cast<sockaddr*>(&address);  // NOLINT: the sockets API
-  const bool bound = ::bind(probe, any, size) == 0 && ::getsockname(probe, any, &size) == 0;
-  ::close(probe);
-  if (!bound) throw std::runtime_error{"no free port"};
-  return ntohs(address.sin_port);
-}
-
 /// The API in this process, on a port of its own.
 class Api {
  public:
   explicit Api(const std::string& postgres) : outbox_{postgres, {.source = "/shop/orders-api"}} {
     options_.postgres = postgres;
-    options_.port = free_port();
+    options_.port = penstock::test::free_port();
     thread_ = std::jthread{[this](std::stop_token stop) { shop::serve_api(options_, outbox_, std::move(stop)); }};
     httplib::Client client{"127.0.0.1", options_.port};
     while (!client.Get("/healthz")) std::this_thread::yield();
@@ -185,7 +169,8 @@ TEST_F(OrdersApi, ABodyIsTakenUpToOneMebibyteWhateverItsType) {
 }
 
 TEST_F(OrdersApi, ADatabaseThatIsAwayIsA503WithRetryAfter) {
-  const Api cut_off{"postgresql://postgres@127.0.0.1:" + std::to_string(free_port()) + "/penstock?connect_timeout=2"};
+  const Api cut_off{"postgresql://postgres@127.0.0.1:" + std::to_string(penstock::test::free_port()) +
+                    "/penstock?connect_timeout=2"};
   auto client = cut_off.client();
   const auto refused = client.Post("/orders", {{"Idempotency-Key", key_}}, body_, "application/json");
   expect_problem(refused, 503, "");
