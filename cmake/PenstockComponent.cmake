@@ -34,6 +34,7 @@ function(penstock_add_component name)
     CXX_VISIBILITY_PRESET hidden
     VISIBILITY_INLINES_HIDDEN ON
     POSITION_INDEPENDENT_CODE ON
+    INSTALL_RPATH "$ORIGIN" # finds core beside itself, also under a prefix that the loader does not know
     VERIFY_INTERFACE_HEADER_SETS ON)
 
   set(requires "")

@@ -19,7 +19,7 @@ std::int64_t number(pqxx::transaction_base& tx, const std::string& sql) { return
 
 // An order that is not settled and whose message is a dead letter, on either side.
 constexpr const char* open_orders =
-    "(SELECT o.id, EXISTS (SELECT 1 FROM penstock.dead_letters d WHERE d.key = o.id) AS dead, "
+    "(SELECT o.id, EXISTS (SELECT 1 FROM penstock.dead_letters d WHERE d.key = o.id AND d.state = 'dead') AS dead, "
     " EXISTS (SELECT 1 FROM penstock.parked p WHERE p.key = o.id) AS parked "
     " FROM shop.orders o WHERE o.settled_at IS NULL)";
 
@@ -87,6 +87,7 @@ Account draw_up(const std::string& postgres, const Fed* fed) {
   account.p50 = latency[0][0].as<double>(0);
   account.p99 = latency[0][1].as<double>(0);
   if (fed != nullptr) {
+    account.refused = fed->refused;
     for (const auto& id : fed->accepted) {
       if (run(tx, "SELECT 1 FROM shop.orders WHERE id = $1", id).empty()) ++account.lost;
     }
@@ -113,7 +114,8 @@ Account wait_for_account(const Options& options, const Fed& fed, std::stop_token
         progress = account.progress;
         since = std::chrono::steady_clock::now();
       }
-    } catch (const pqxx::broken_connection&) {
+    } catch (const pqxx::failure& error) {
+      if (!is_away(error)) throw;
       // Postgres is away; it is waited for like everything else.
     }
     if (stop.stop_requested() || std::chrono::steady_clock::now() - since > options.settle) break;
@@ -139,6 +141,12 @@ void print(const Account& account, std::ostream& out) {
   for (const auto& [reason, count] : account.reasons) row("  " + reason, count);
   row("dead-lettered", account.dead_lettered);
   for (const auto& [reason, count] : account.dead_reasons) row("  " + reason, count);
+  if (!account.refused.empty()) {
+    std::int64_t refused = 0;
+    for (const auto& entry : account.refused) refused += entry.second;
+    row("refused by the API, not placed", refused);
+    for (const auto& [reason, count] : account.refused) row("  " + reason, count);
+  }
   row("in flight", account.in_flight);
   row("lost", account.lost, "must be 0");
   row("double-charged", account.double_charged, "must be 0");
@@ -150,7 +158,7 @@ void print(const Account& account, std::ostream& out) {
   row("attempts that were parked", account.retries);
   out << std::fixed << std::setprecision(1);
   out << "  commit to fulfilled: p50 " << account.p50 << " ms, p99 " << account.p99 << " ms\n";
-  out << (account.balances() ? "the account balances\n" : "THE ACCOUNT DOES NOT BALANCE\n");
+  out << (account.balances() ? "the account balances\n" : "THE ACCOUNT DOES NOT BALANCE\n") << std::flush;
 }
 
 }  // namespace shop

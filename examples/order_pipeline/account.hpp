@@ -18,10 +18,11 @@ struct Account {
   std::int64_t placed = 0, fulfilled = 0, cancelled = 0, rejected = 0, dead_lettered = 0, in_flight = 0, parked = 0;
   std::map<std::string, std::int64_t> reasons;  ///< of rejections
   std::map<std::string, std::int64_t> dead_reasons;
-  std::int64_t lost = 0;             ///< accepted and unknown; or, after the wait for them, open and nowhere
-  std::int64_t double_charged = 0;   ///< orders with two charges, or two refunds, in the payment ledger
-  std::int64_t wrongly_charged = 0;  ///< charged and not fulfilled, or fulfilled and not charged
-  std::int64_t double_effects = 0;   ///< orders settled, or notified, more than once
+  std::map<std::string, std::int64_t> refused;  ///< of the orders fed, by status and field: never placed, so part of no sum
+  std::int64_t lost = 0;                        ///< accepted and unknown; or, after the wait for them, open and nowhere
+  std::int64_t double_charged = 0;              ///< orders with two charges, or two refunds, in the payment ledger
+  std::int64_t wrongly_charged = 0;             ///< charged and not fulfilled, or fulfilled and not charged
+  std::int64_t double_effects = 0;              ///< orders settled, or notified, more than once
   std::int64_t out_of_order =
       0;  ///< orders whose events stand on the topic, or were handled, in another order than they happened
   std::int64_t unannounced = 0;  ///< settled orders whose notification or topic entry is still missing

@@ -40,11 +40,42 @@ std::string idempotency_key(const httplib::Request& request) {
   return key;
 }
 
+/// The body, whatever its type: httplib by itself takes no more than 8 KiB of a form, which is what `curl -d` calls its bodies.
+/// Nothing once it is answered with a problem.
+std::optional<std::string> read_body(const httplib::Request& request, httplib::Response& response,
+                                     const httplib::ContentReader& read) {
+  if (request.is_multipart_form_data()) {
+    read([](const httplib::MultipartFormData&) { return true; }, [](const char*, std::size_t) { return true; });
+    problem(response, 415, "Unsupported Media Type",
+            "the header Content-Type is multipart/form-data; send the order itself, as application/json", "Content-Type");
+    return std::nullopt;
+  }
+  std::string body;
+  std::size_t size = 0;  // of a body in chunks nothing is known before; the rest of a large one is dropped, within reason
+  const bool whole = read([&](const char* data, std::size_t more) {
+    size += more;
+    if (size <= largest_body) body.append(data, more);
+    return size <= 16 * largest_body;
+  });
+  if (size > largest_body || response.status == 413) {
+    problem(response, 413, "Content Too Large",
+            "the body is larger than " + std::to_string(largest_body) + " bytes; send a smaller order");
+    return std::nullopt;
+  }
+  if (!whole) {
+    problem(response, 400, "Bad Request", "the body ended early, or is not what its headers say; send it again");
+    return std::nullopt;
+  }
+  return body;
+}
+
 class Api {
  public:
   Api(const Options& options, penstock::Outbox& outbox) : outbox_{outbox}, connections_{options.postgres} {}
 
-  void place(const httplib::Request& request, httplib::Response& response) {
+  void place(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& read) {
+    const auto body = read_body(request, response, read);
+    if (!body) return;
     const auto key = idempotency_key(request);
     if (key.empty() || key.size() > 200) {
       return problem(
@@ -54,15 +85,19 @@ class Api {
               : "the header Idempotency-Key has " + std::to_string(key.size()) + " bytes; at most 200",
           "Idempotency-Key");
     }
+    if (!is_plain(key)) {
+      return problem(response, 400, "Bad Request",
+                     "the header Idempotency-Key is not UTF-8 without control characters; send a UUID, for example",
+                     "Idempotency-Key");
+    }
     Order order;
     try {
-      order = parse_order(request.body);
+      order = parse_order(*body);
     } catch (const InvalidOrder& error) {
       return problem(response, 400, "Bad Request", error.what(), error.field.empty() ? "/" : error.field);
     }
     try {
-      const auto placed =
-          connections_.with([&](pqxx::connection& connection) { return store(connection, order, key, request.body); });
+      const auto placed = connections_.with([&](pqxx::connection& connection) { return store(connection, order, key, *body); });
       if (!placed) {
         return problem(response, 409, "Conflict",
                        "the Idempotency-Key \"" + key + "\" was used for another body; send a new key for a new order",
@@ -77,13 +112,15 @@ class Api {
                   "the connection to the database broke while the order was being committed; send it again with the same "
                   "Idempotency-Key");
     } catch (const pqxx::broken_connection&) {
-      unavailable(response, "the database is away; send the order again with the same Idempotency-Key");
+      unavailable(response, "the database is away, or slow; send the order again with the same Idempotency-Key");
     }
   }
 
   void show(const std::string& id, httplib::Response& response) {
     try {
-      const auto body = connections_.with([&](pqxx::connection& connection) { return story(connection, id); });
+      // What is no text was never given out as an id, and no parameter for Postgres.
+      const auto body =
+          is_plain(id) ? connections_.with([&](pqxx::connection& connection) { return story(connection, id); }) : std::nullopt;
       if (!body) return problem(response, 404, "Not Found", "there is no order \"" + id + "\"", "id");
       response.set_content(body->dump(-1, ' ', false, json::error_handler_t::replace), "application/json");
     } catch (const pqxx::broken_connection&) {
@@ -123,6 +160,7 @@ class Api {
       return known[0][0].as<std::string>();
     }
     penstock::Event placed;
+    placed.id = id;
     placed.type = "shop.order.placed.v1";
     placed.subject = order.reference;
     placed.key = id;
@@ -133,12 +171,16 @@ class Api {
     return id;
   }
 
+  /// The order, and what is written of its events: that it was placed, each attempt of each consumer, each dead letter.
   static std::optional<json> story(pqxx::connection& connection, const std::string& id) {
-    pqxx::work tx{connection};
-    const auto found = run(tx,
-                           "SELECT reference, kind, customer, country, total, lines, state, reason, placed_at, settled_at FROM "
-                           "shop.orders WHERE id = $1",
-                           id);
+    pqxx::transaction<pqxx::isolation_level::repeatable_read> tx{connection};
+    const auto found =
+        run(tx,
+            "SELECT o.reference, o.kind, o.customer, o.country, o.total, o.lines, CASE WHEN d.id IS NULL THEN o.state ELSE "
+            "'dead-lettered' END AS state, coalesce(o.reason, d.last_error) AS reason, o.placed_at, o.settled_at "
+            "FROM shop.orders o LEFT JOIN LATERAL (SELECT id, last_error FROM penstock.dead_letters WHERE key = o.id AND state "
+            "= 'dead' AND o.settled_at IS NULL ORDER BY id LIMIT 1) d ON true WHERE o.id = $1",
+            id);
     if (found.empty()) return std::nullopt;
     json body{{"id", id}};
     for (const auto& field : found[0]) {
@@ -149,20 +191,24 @@ class Api {
     story.push_back({{"at", found[0]["placed_at"].c_str()},
                      {"by", "orders-api"},
                      {"event", "shop.order.placed.v1"},
+                     {"event_id", id},
                      {"outcome", "committed"}});
-    for (const auto& row : run(tx,
-                               "SELECT at, consumer_group, channel, type, event_id, outcome, attempt, duration_ms, error "
-                               "FROM penstock.audit WHERE correlation_id = $1 ORDER BY id",
-                               id)) {
-      json hop{{"at", row["at"].c_str()},
-               {"by", row["consumer_group"].c_str()},
-               {"channel", row["channel"].c_str()},
-               {"event", row["type"].c_str()},
-               {"event_id", row["event_id"].c_str()},
-               {"outcome", row["outcome"].c_str()},
-               {"attempt", row["attempt"].as<int>(0)}};
-      if (!row["duration_ms"].is_null()) hop["duration_ms"] = row["duration_ms"].as<double>();
-      if (!row["error"].is_null() && *row["error"].c_str() != '\0') hop["error"] = row["error"].c_str();
+    for (const auto& row :
+         run(tx,
+             "SELECT at, consumer_group AS by, channel, partition, position, type AS event, event_id, causation_id AS "
+             "caused_by, "
+             "outcome, attempt, duration_ms, error FROM penstock.audit WHERE correlation_id = $1 UNION ALL "
+             "SELECT created_at, 'relay', channel, partition, position, type, event_id, NULL, 'dead-lettered', "
+             "jsonb_array_length(attempts), NULL, last_error FROM penstock.dead_letters WHERE key = $1 AND side = 'outbox' "
+             "ORDER BY at",
+             id)) {
+      json hop;
+      for (const auto& field : row) {
+        if (field.is_null() || *field.c_str() == '\0') continue;
+        const std::string name = field.name();
+        const bool number = name == "partition" || name == "position" || name == "attempt" || name == "duration_ms";
+        hop[name] = number ? json(field.as<std::int64_t>()) : json(field.c_str());
+      }
       story.push_back(std::move(hop));
     }
     body["story"] = std::move(story);
@@ -183,7 +229,9 @@ void serve_api(const Options& options, penstock::Outbox& outbox, std::stop_token
   server.set_payload_max_length(largest_body);
   server.set_keep_alive_timeout(5);
   server.set_read_timeout(10, 0);
-  server.Post("/orders", [&](const httplib::Request& request, httplib::Response& response) { api.place(request, response); });
+  server.Post("/orders", [&](const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& read) {
+    api.place(request, response, read);
+  });
   server.Get(R"(/orders/([^/]+))",
              [&](const httplib::Request& request, httplib::Response& response) { api.show(request.matches[1], response); });
   server.Get("/healthz",
@@ -200,13 +248,10 @@ void serve_api(const Options& options, penstock::Outbox& outbox, std::stop_token
   });
   server.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
     if (!response.body.empty()) return;
-    if (response.status == 413) {
-      problem(response, 413, "Content Too Large",
-              "the body is larger than " + std::to_string(largest_body) + " bytes; send a smaller order");
-    } else {
-      problem(response, response.status, "Error",
-              request.method + " " + request.path + " is not served here; see POST /orders, GET /orders/{id}");
-    }
+    problem(response, response.status, "Error",
+            response.status == 404
+                ? request.method + " " + request.path + " is not served here; see POST /orders, GET /orders/{id}"
+                : "this is no HTTP request that can be answered");
   });
   if (!server.bind_to_port(options.host, options.port)) {
     throw std::runtime_error{"cannot listen on " + options.host + ":" + std::to_string(options.port) +

@@ -25,6 +25,12 @@ using Time = std::chrono::steady_clock;
 constexpr int clients = 4;
 constexpr auto give_up_after = 120s;  // without any answer for one order
 
+/// What a problem is about.
+std::string field_of(const std::string& problem) {
+  const auto body = nlohmann::json::parse(problem, nullptr, false);
+  return body.is_object() ? body.value("field", body.value("title", "")) : "";
+}
+
 class Feeder {
  public:
   Feeder(const Options& options, std::vector<Order> orders, std::stop_token stop)
@@ -78,7 +84,7 @@ class Feeder {
       if (result && result->status >= 400 && result->status < 500) {
         const std::lock_guard lock{mutex_};
         std::cerr << "order " << order.reference << ": " << result->status << " " << result->body << "\n";
-        ++fed_.refused;
+        ++fed_.refused[std::to_string(result->status) + " " + field_of(result->body)];
         ++answered_;
         return true;
       }

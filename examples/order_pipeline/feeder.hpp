@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <map>
 #include <set>
 #include <stop_token>
 #include <string>
@@ -12,9 +14,9 @@ namespace shop {
 
 /// What became of the orders that were sent.
 struct Fed {
-  std::set<std::string> accepted;  ///< ids answered with 202
-  std::size_t refused = 0;         ///< answered 4xx: explained on standard error
-  std::size_t unsent = 0;          ///< never answered before the deadline or the stop
+  std::set<std::string> accepted;               ///< ids answered with 202
+  std::map<std::string, std::int64_t> refused;  ///< answered 4xx, by status and field; each is explained on standard error
+  std::size_t unsent = 0;                       ///< never answered before the deadline or the stop
 };
 
 /// Sends the file's orders to the API over HTTP, several at a time, retrying with the same Idempotency-Key for as long as the

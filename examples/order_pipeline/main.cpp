@@ -110,8 +110,10 @@ int run(const Options& options, std::stop_source& stop) {
   if (moves && !persist("the brokers", token, [&] { brokers->declare(); })) return 130;
 
   Roles roles{stop};
-  if (has("providers"))
-    roles.start("providers", [&](std::stop_token t) { return shop::serve_providers(options, std::move(t)), true; });
+  if (options.serve_payment)
+    roles.start("payment", [&](std::stop_token t) { return shop::serve_payment(options, std::move(t)), true; });
+  if (options.serve_stock)
+    roles.start("stock", [&](std::stop_token t) { return shop::serve_stock(options, std::move(t)), true; });
   if (has("api")) roles.start("api", [&](std::stop_token t) { return shop::serve_api(options, outbox, std::move(t)), true; });
   if (has("relay")) roles.start("relay", [&](std::stop_token t) { return shop::run_relay(pipeline, std::move(t)); });
   if (has("dispatcher"))
@@ -127,7 +129,6 @@ int run(const Options& options, std::stop_source& stop) {
       const auto account = shop::wait_for_account(options, fed, token);
       print(account, std::cout);
       if (fed.unsent != 0) std::cout << fed.unsent << " orders could not be sent\n";
-      if (fed.refused != 0) std::cout << fed.refused << " orders were refused by the API\n";
       result = account.balances() && fed.unsent == 0 ? 0 : 1;
     } catch (const std::exception& error) {
       std::cerr << error.what() << "\n";

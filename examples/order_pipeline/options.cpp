@@ -29,7 +29,7 @@ bool parse_options(int argc, char** argv, Options& options, int& exit_code) {
   std::vector<std::string> roles;
   app.add_option("--roles,--role", roles,
                  "what this process does: any of api, relay, dispatcher, worker, notifier, providers, or all, or none\n"
-                 "(default: all). A worker serves the two providers itself unless somebody else does, or their URLs are given")
+                 "(default: all). A worker serves a provider itself unless somebody else does, or its URL is given")
       ->delimiter(',');
   app.add_flag("--embedded", options.embedded, "use the memory broker; Postgres stays. All roles must be in this process");
   app.add_option("--postgres", options.postgres, "Postgres URL (default: $PENSTOCK_POSTGRES_URL)");
@@ -81,8 +81,16 @@ bool parse_options(int argc, char** argv, Options& options, int& exit_code) {
     options.roles.insert(role);
   }
   if (options.account) options.roles.clear();
-  if (options.roles.count("worker") != 0 && payment_url->count() == 0 && stock_url->count() == 0)
-    options.roles.insert("providers");
+  const bool providers = options.roles.count("providers") != 0;
+  const bool worker = options.roles.count("worker") != 0;
+  options.serve_payment = providers || (worker && payment_url->count() == 0);
+  options.serve_stock = providers || (worker && stock_url->count() == 0);
+  if (options.embedded && !options.account &&
+      !std::all_of(all_roles.begin(), all_roles.end(), [&](const auto& role) { return options.roles.count(role) != 0; })) {
+    std::cerr << "--embedded: the memory broker is in this process alone, so all roles must be; leave --roles or --embedded "
+                 "out\n";
+    return false;
+  }
   options.settle = std::chrono::seconds{settle};
   if (options.api_url.empty()) options.api_url = "http://" + options.host + ":" + std::to_string(options.port);
 

@@ -11,6 +11,8 @@ namespace shop {
 /// Everything the command line says.
 struct Options {
   std::set<std::string> roles;  ///< of: api relay dispatcher worker notifier providers
+  bool serve_payment = false;   ///< whether this process plays the payment provider,
+  bool serve_stock = false;     ///< and the stock service
   bool embedded = false;        ///< memory broker in place of Kafka, RabbitMQ and NATS
 
   std::string postgres, kafka, amqp, nats;  ///< addresses

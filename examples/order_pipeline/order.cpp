@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -16,7 +16,8 @@ using nlohmann::json;
 
 constexpr std::size_t most_lines = 5'000;
 constexpr std::int64_t most_quantity = 10'000'000;
-constexpr Mills highest_price = 1'000'000'000;  // a million pounds a piece
+constexpr Mills highest_price = 1'000'000'000;           // a million pounds a piece
+constexpr Mills highest_amount = 1'000'000'000'000'000;  // a million million pounds an order
 
 std::string shown(const json& value) {
   std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
@@ -37,9 +38,8 @@ std::string text_at(const json& object, const std::string& name, const std::stri
     throw InvalidOrder{field, field + " has " + std::to_string(text.size()) + " bytes; at most " + std::to_string(longest)};
   }
   // A description is prose and may have more than one line; everything else ends up in logs and addresses.
-  if (name != "description" &&
-      std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; })) {
-    throw InvalidOrder{field, field + " holds a control character; remove it"};
+  if (name != "description" && !is_plain(text)) {
+    throw InvalidOrder{field, field + " holds a control character or a non-character; remove it"};
   }
   return text;
 }
@@ -115,6 +115,18 @@ Mills Order::total() const {
   return sum;
 }
 
+bool is_plain(const std::string& text) {
+  penstock::Event probe;
+  probe.id = probe.source = probe.type = "x";
+  probe.subject = text;
+  try {
+    penstock::validate(probe);
+    return true;
+  } catch (const penstock::InvalidEvent&) {
+    return false;
+  }
+}
+
 Order parse_order(std::string_view text) {
   json body;
   try {
@@ -144,8 +156,15 @@ Order parse_order(std::string_view text) {
     throw InvalidOrder{"/lines",
                        "/lines has " + std::to_string(lines->size()) + " entries; at most " + std::to_string(most_lines)};
   }
+  Mills amount = 0;  // whatever the signs, so that the total is smaller whichever lines are added up first
   for (std::size_t i = 0; i < lines->size(); ++i) {
-    order.lines.push_back(parse_line((*lines)[i], "/lines/" + std::to_string(i)));
+    const auto where = "/lines/" + std::to_string(i);
+    const auto& line = order.lines.emplace_back(parse_line((*lines)[i], where));
+    amount += std::abs(line.quantity * line.unit_price);
+    if (amount > highest_amount) {
+      throw InvalidOrder{where, where + " brings the lines to " + format_money(amount) + " pounds; at most " +
+                                    format_money(highest_amount) + " an order, so split it"};
+    }
   }
   return order;
 }

@@ -41,6 +41,10 @@ struct InvalidOrder : std::invalid_argument {
   std::string field;
 };
 
+/// Whether it can be an attribute of an event, and so a name or number of an order: UTF-8 without control characters and
+/// non-characters.
+bool is_plain(const std::string& text);
+
 /// Reads an order's JSON. Throws InvalidOrder naming the field, the value and the remedy.
 Order parse_order(std::string_view json);
 std::string to_json(const Order& order);

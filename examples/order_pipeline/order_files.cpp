@@ -4,8 +4,11 @@
 #include <istream>
 #include <map>
 #include <optional>
+#include <regex>
 #include <stdexcept>
 #include <unordered_map>
+
+#include "penstock/event.hpp"
 
 namespace shop {
 namespace {
@@ -15,7 +18,7 @@ std::optional<std::vector<std::string>> read_record(std::istream& file, std::siz
   if (file.peek() == std::char_traits<char>::eof()) return std::nullopt;
   std::vector<std::string> fields(1);
   bool quoted = false;
-  ++line_number;
+  const auto first = ++line_number;
   for (int next = file.get(); next != std::char_traits<char>::eof(); next = file.get()) {
     const char c = static_cast<char>(next);
     if (quoted) {
@@ -37,13 +40,25 @@ std::optional<std::vector<std::string>> read_record(std::istream& file, std::siz
       fields.back() += c;
     }
   }
-  if (quoted) throw std::runtime_error{"line " + std::to_string(line_number) + ": a quoted field has no closing quote"};
+  if (quoted) throw std::runtime_error{"line " + std::to_string(first) + ": a quoted field has no closing quote; add it"};
   return fields;
 }
 
-/// "2010-12-01 08:26:00" → "2010-12-01T08:26:00Z".
-std::string to_rfc3339(std::string time) {
-  if (time.size() == 19 && time[10] == ' ') return time.replace(10, 1, "T") + "Z";
+/// "2010-12-01 08:26:00" and "12/1/2010 8:26", as the data set is handed round, to "2010-12-01T08:26:00Z"; RFC 3339 stays.
+/// Nothing for what is no time.
+std::optional<std::string> to_rfc3339(const std::string& text) {
+  std::smatch part;
+  std::string time = text;
+  static const std::regex american{R"((\d{1,2})/(\d{1,2})/(\d{4}) (\d{1,2}):(\d{2})(:\d{2})?)"};
+  static const std::regex plain{R"((\d{4}-\d{2}-\d{2}) (\d{2}:\d{2}:\d{2}))"};
+  const auto two = [](const std::string& digits) { return digits.size() == 1 ? "0" + digits : digits; };
+  if (std::regex_match(text, part, american)) {
+    time = part.str(3) + "-" + two(part.str(1)) + "-" + two(part.str(2)) + "T" + two(part.str(4)) + ":" + part.str(5) +
+           (part[6].matched ? part.str(6) : ":00") + "Z";
+  } else if (std::regex_match(text, part, plain)) {
+    time = part.str(1) + "T" + part.str(2) + "Z";
+  }
+  if (!time.empty() && !penstock::parse_time(time)) return std::nullopt;
   return time;
 }
 
@@ -59,20 +74,31 @@ std::vector<Order> read_csv(std::istream& file) {
   for (std::size_t i = 0; i < header.size(); ++i) column[header[i]] = i;
   for (const char* name :
        {"InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"}) {
-    if (column.count(name) == 0) throw std::runtime_error{std::string{"line 1: there is no column "} + name + " in the header"};
+    if (column.count(name) == 0)
+      throw std::runtime_error{std::string{"line 1: there is no column "} + name + " in the header; add it"};
   }
   std::vector<Order> orders;
   std::unordered_map<std::string, std::size_t> known;
-  while (const auto record = read_record(file, line_number)) {
+  while (true) {
+    const auto at = "line " + std::to_string(line_number + 1) + ": ";
+    const auto record = read_record(file, line_number);
+    if (!record) break;
     if (record->size() == 1 && record->front().empty()) continue;
-    const auto at = "line " + std::to_string(line_number) + ": ";
     if (record->size() != header.size()) {
       throw std::runtime_error{at + std::to_string(record->size()) + " fields where the header has " +
-                               std::to_string(header.size())};
+                               std::to_string(header.size()) + "; quote a field that holds a comma"};
     }
     const auto field = [&](const char* name) -> const std::string& { return (*record)[column[name]]; };
     const auto& invoice = field("InvoiceNo");
-    if (invoice.empty()) throw std::runtime_error{at + "InvoiceNo is empty"};
+    if (invoice.empty() || !is_plain(invoice)) {
+      throw std::runtime_error{at + "InvoiceNo is " + (invoice.empty() ? "empty" : "no plain text") +
+                               "; give the number of the line's invoice"};
+    }
+    const auto placed_at = to_rfc3339(field("InvoiceDate"));
+    if (!placed_at) {
+      throw std::runtime_error{at + "InvoiceDate is '" + field("InvoiceDate") +
+                               "'; give it as 12/1/2010 8:26 (month/day/year) or 2010-12-01 08:26:00"};
+    }
     const auto [entry, fresh] = known.try_emplace(invoice, orders.size());
     if (fresh) {
       Order order;
@@ -80,7 +106,7 @@ std::vector<Order> read_csv(std::istream& file) {
       order.cancellation = invoice.front() == 'C';
       order.customer = customer_number(field("CustomerID"));
       order.country = field("Country");
-      order.placed_at = to_rfc3339(field("InvoiceDate"));
+      order.placed_at = *placed_at;
       orders.push_back(std::move(order));
     }
     Line line;

@@ -165,12 +165,8 @@ Answer ask(const std::string& url, const std::string& path, const std::string& k
 
 }  // namespace
 
-void serve_providers(const Options& options, std::stop_token stop) {
-  Payment payment{options};
-  Stock stock{options};
-  std::jthread beside{[&] { stock.run_until(options.stock_url, stop); }};
-  payment.run_until(options.payment_url, stop);
-}
+void serve_payment(const Options& options, std::stop_token stop) { Payment{options}.run_until(options.payment_url, stop); }
+void serve_stock(const Options& options, std::stop_token stop) { Stock{options}.run_until(options.stock_url, stop); }
 
 Answer Providers::charge(const std::string& key, const std::string& order_id, Mills amount) const {
   return ask(payment_url_, "/charges", key, {{"order_id", order_id}, {"amount", format_money(amount)}});

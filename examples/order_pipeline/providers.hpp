@@ -10,9 +10,10 @@
 namespace shop {
 
 /// The payment provider and the stock service: two small HTTP services on the ports of their URLs, each with a ledger of its
-/// own, keyed by Idempotency-Key, and failing as often as the options say. Blocks until `stop`. Where a port is already served,
-/// by another process, it stands by and takes over when that one is gone.
-void serve_providers(const Options& options, std::stop_token stop);
+/// own, keyed by Idempotency-Key, and failing as often as the options say. Each blocks until `stop`. Where a port is already
+/// served, by another process, it stands by and takes over when that one is gone.
+void serve_payment(const Options& options, std::stop_token stop);
+void serve_stock(const Options& options, std::stop_token stop);
 
 /// What a provider says.
 struct Answer {

@@ -25,7 +25,8 @@ class PENSTOCK_EXPORT LogUnavailable : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// A log of committed events that a Relay reads: an Outbox, or testing::MemoryLog. Services append and never see this class.
+/// A log of committed events that a Relay reads: an Outbox, or testing::MemoryDatastore. Services append and never see this
+/// class.
 ///
 /// Thread safety: `cursor` from any thread. Lifetime: must outlive its cursors.
 class PENSTOCK_EXPORT EventLog {

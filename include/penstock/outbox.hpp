@@ -62,7 +62,7 @@ class PENSTOCK_EXPORT Outbox final : public EventLog {
   /// set: id, source, time (the transaction's), content type. Throws InvalidEvent before anything is sent, and libpqxx's own
   /// exceptions unchanged: the transaction is the caller's.
   std::string append(pqxx::transaction_base& tx, Event event);
-  /// Appends all in their order with one statement.
+  /// Appends all in their order with one statement; with one for every 32 MiB or so, if they are more than that.
   std::vector<std::string> append(pqxx::transaction_base& tx, std::span<const Event> events);
   /// As `append`, after taking a transaction-level advisory lock on the key: for callers who hold no lock of their own.
   std::string append_locked(pqxx::transaction_base& tx, Event event);

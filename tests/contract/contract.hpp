@@ -9,9 +9,10 @@
 //     std::unique_ptr<Backend> make() { return std::make_unique<LaneBackend>(); }
 //     PENSTOCK_CONTRACT(LaneQuorum, kLaneQuorum, make);                      // its line of the table, below
 //
-// CMake finds the file, links it with the scenarios and everything that was built, and makes two tests of it:
-// contract.<name>, and contract.<name>.outage, which stops the broker and so runs alone. Servers are found through
-// `support/services.hpp`. While developing: build/dev/tests/contract/contract_<name> --gtest_filter='*Redelivery*'.
+// CMake finds the file, links it with the scenarios and everything that was built, and makes a test of it, contract.<name>.
+// Where the broker is a server it makes two: contract.<name>.outage stops that server, while no other test of it runs, and
+// contract.<name> is the rest. Servers are found through `support/services.hpp`. While developing:
+// build/dev/tests/contract/contract_<name> --gtest_filter='*Redelivery*'.
 
 #include <gtest/gtest.h>
 
@@ -32,7 +33,8 @@ namespace penstock::contract {
 
 using namespace std::chrono_literals;
 
-/// What a backend is. Every column is tested to be so, also where it says no: nothing is skipped.
+/// What a backend is. Every column is tested to be so, also where it says no: nothing is skipped. Only where `header_order`
+/// says no the order is not promised rather than known to change.
 struct Traits {
   /// As `Source::traits()` says. `ordered`: a key's messages go to one member of a group at a time (a single member sees key
   /// order everywhere). `replayable`: a new group reads settled messages too. `delays`: `retry` lets others pass meanwhile.
@@ -45,7 +47,7 @@ struct Traits {
   bool bounded = false;       ///< prefetch: no more messages while so many are unsettled; otherwise intake never stops
   bool exact = false;         ///< acknowledged is never delivered again, also ahead of an unsettled one of its partition
   bool deduplicates = false;  ///< an event published twice with one identity is stored once
-  bool header_order = false;  ///< foreign headers come back in the order they were sent in; otherwise perhaps sorted by name
+  bool header_order = false;  ///< foreign headers come back in the order they were sent in; otherwise in any
 };
 
 // clang-format off

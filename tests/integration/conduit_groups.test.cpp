@@ -177,7 +177,7 @@ INSTANTIATE_TEST_SUITE_P(Assignors, ConduitGroups, ::testing::Values("range", "r
 using ConduitSources = ConduitGroups;
 
 // Rule 1 and 11: an acknowledgement covers exactly what was processed, also when work completes out of order.
-TEST_F(ConduitSources, Rule11OnlyTheAcknowledgedPrefixIsCommitted) {
+TEST_F(ConduitSources, Rule11_OnlyTheAcknowledgedPrefixIsCommitted) {
   declare(1);
   store(5, 1);
   {

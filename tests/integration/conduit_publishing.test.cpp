@@ -145,7 +145,7 @@ TEST_F(ConduitPublishing, ATopicThatIsDeletedUnderAPublisherShowsAsRejected) {
 }
 
 // Rule 6: one event that cannot be published is isolated; everything else flows.
-TEST_F(ConduitPublishing, Rule6OneTooLargeForItsTopicIsRejectedAndItsNeighboursAreConfirmed) {
+TEST_F(ConduitPublishing, Rule6_OneTooLargeForItsTopicIsRejectedAndItsNeighboursAreConfirmed) {
   const std::string topic = declare(1, {{"max.message.bytes", "20000"}});
   const auto publisher = conduit_.channel(topic).publisher;
   std::vector<Event> open;

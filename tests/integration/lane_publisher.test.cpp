@@ -64,8 +64,8 @@ TEST_F(LanePublishing, AStrangerReadsTheEvent) {
   EXPECT_EQ(headers["foreign"], "1");
 }
 
-// R5: an unroutable message is acknowledged all the same, after a return. Only some of a batch may be so.
-TEST_F(LanePublishing, R5UnroutableIsRejectedThoughItIsAcked) {
+// Rule 9: an unroutable message is acknowledged all the same, after a return. Only some of a batch may be so.
+TEST_F(LanePublishing, Rule9_UnroutableIsRejectedThoughItIsAcked) {
   const auto queue = fresh();
   Lane lane{{.url = url()}};
   const auto channel = lane.channel(queue);
@@ -81,8 +81,8 @@ TEST_F(LanePublishing, R5UnroutableIsRejectedThoughItIsAcked) {
   EXPECT_EQ(channel.publisher->publish(event(1), 20s).status, Status::rejected);
 }
 
-// R3, rule 9: a window of one, of a few and of many give one outcome per event, and the queue holds each once.
-TEST_F(LanePublishing, R3EveryWindowConfirmsEachEventOnce) {
+// Rule 9: a window of one, of a few and of many give one outcome per event, and the queue holds each once.
+TEST_F(LanePublishing, Rule9_EveryWindowConfirmsEachEventOnce) {
   for (const std::size_t window : {1U, 7U, 5'000U}) {
     const auto queue = ready(QueueSpec::Kind::classic);
     Lane lane{{.url = url(), .window = window}};
@@ -136,7 +136,7 @@ TEST_F(LanePublishing, OversizedHeadersAreRejectedAndNeighboursConfirmed) {
 }
 
 // A cut connection: what was sent is `unknown`, and sent again under the same id by whoever publishes it is there.
-TEST_F(LanePublishing, R6ACutConnectionLosesNoOutcomeAndNoConfirmedEvent) {
+TEST_F(LanePublishing, ACutConnectionLosesNoOutcomeAndNoConfirmedEvent) {
   const auto queue = ready();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port())}};
@@ -156,8 +156,8 @@ TEST_F(LanePublishing, R6ACutConnectionLosesNoOutcomeAndNoConfirmedEvent) {
   for (const Outcome& outcome : channel.publisher->publish(sent, 20s)) EXPECT_TRUE(outcome.confirmed()) << outcome.error;
 }
 
-// R4: delivery tags start anew with the channel, also when nothing was unconfirmed as the old one ended.
-TEST_F(LanePublishing, R4TagsStartAnewAfterAnIdleConnectionWasCut) {
+// Delivery tags start anew with the channel, also when nothing was unconfirmed as the old one ended.
+TEST_F(LanePublishing, TagsStartAnewAfterAnIdleConnectionWasCut) {
   const auto queue = ready();
   const auto log = std::make_shared<Memo>();
   support::TcpProxy wire{port()};
@@ -173,8 +173,8 @@ TEST_F(LanePublishing, R4TagsStartAnewAfterAnIdleConnectionWasCut) {
   }
 }
 
-// R12: a peer that is there and silent. Each event has its outcome at its timeout, and the heartbeat ends the connection.
-TEST_F(LanePublishing, R12AHalfOpenConnectionIsGivenUpAndReplaced) {
+// A peer that is there and silent. Each event has its outcome at its timeout, and the heartbeat ends the connection.
+TEST_F(LanePublishing, AHalfOpenConnectionIsGivenUpAndReplaced) {
   const auto queue = ready();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port()), .heartbeat = 1s}};
@@ -194,8 +194,8 @@ TEST_F(LanePublishing, R12AHalfOpenConnectionIsGivenUpAndReplaced) {
   EXPECT_GT(wire.accepted(), before);
 }
 
-// R7: heartbeats go on while nothing is published, so the connection is still the first one.
-TEST_F(LanePublishing, R7AnIdlePublisherKeepsItsConnection) {
+// Heartbeats go on while nothing is published, so the connection is still the first one.
+TEST_F(LanePublishing, AnIdlePublisherKeepsItsConnection) {
   const auto queue = ready();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port()), .heartbeat = 1s}};

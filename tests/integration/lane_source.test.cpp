@@ -89,8 +89,8 @@ TEST_F(LaneReceiving, ReadsWhatStrangersWrite) {
   source->close(10s);
 }
 
-// R8: RabbitMQ says that the consumer is gone, and the source declares and subscribes again.
-TEST_F(LaneReceiving, R8AQueueDeletedUnderTheConsumerIsDeclaredAndConsumedAgain) {
+// RabbitMQ says that the consumer is gone, and the source declares and subscribes again.
+TEST_F(LaneReceiving, AQueueDeletedUnderTheConsumerIsDeclaredAndConsumedAgain) {
   const auto queue = ready();
   const auto log = std::make_shared<Memo>();
   Lane lane{{.url = url(), .logger = log}};
@@ -116,8 +116,8 @@ TEST_F(LaneReceiving, R8AQueueDeletedUnderTheConsumerIsDeclaredAndConsumedAgain)
   source->close(10s);
 }
 
-// R7: a handler that takes three heartbeats costs nothing: the connection lives, the acknowledgement counts.
-TEST_F(LaneReceiving, R7ASlowHandlerKeepsItsConnection) {
+// A handler that takes three heartbeats costs nothing: the connection lives, the acknowledgement counts.
+TEST_F(LaneReceiving, ASlowHandlerKeepsItsConnection) {
   const auto queue = ready();
   support::TcpProxy wire{port()};
   Lane lane{{.url = url_by(wire.port()), .heartbeat = 2s}};
@@ -135,8 +135,8 @@ TEST_F(LaneReceiving, R7ASlowHandlerKeepsItsConnection) {
   EXPECT_FALSE(stranger.get(queue, [](const amqp_message_t&) {})) << "the acknowledgement was lost";
 }
 
-// R14: a receipt of an earlier channel is ignored. Used as a tag it would close the new channel, or settle another message.
-TEST_F(LaneReceiving, R14AReceiptFromBeforeACutIsIgnored) {
+// A receipt of an earlier channel is ignored. Used as a tag it would close the new channel, or settle another message.
+TEST_F(LaneReceiving, AReceiptFromBeforeACutIsIgnored) {
   const auto queue = ready();
   support::TcpProxy wire{port()};
   const auto log = std::make_shared<Memo>();
@@ -165,8 +165,8 @@ TEST_F(LaneReceiving, R14AReceiptFromBeforeACutIsIgnored) {
   successor->close(10s);
 }
 
-// R6: a channel that RabbitMQ closes (there is no such queue) is opened again until it stays.
-TEST_F(LaneReceiving, R6AChannelErrorIsRecoveredFrom) {
+// A channel that RabbitMQ closes (there is no such queue) is opened again until it stays.
+TEST_F(LaneReceiving, AChannelErrorIsRecoveredFrom) {
   const auto queue = fresh();
   const auto log = std::make_shared<Memo>();
   Lane lane{{.url = url()}};
@@ -180,8 +180,8 @@ TEST_F(LaneReceiving, R6AChannelErrorIsRecoveredFrom) {
   source->close(10s);
 }
 
-// R15: not before its delay, others pass, the bytes and the types of its headers stay, the count rises, and no copy is left.
-TEST_F(LaneReceiving, R15ADelayedRetryWaitsAtTheBrokerAndKeepsTheMessage) {
+// Not before its delay, others pass, the bytes and the types of its headers stay, the count rises, and no copy is left.
+TEST_F(LaneReceiving, ADelayedRetryWaitsAtTheBrokerAndKeepsTheMessage) {
   for (const auto kind : {QueueSpec::Kind::quorum, QueueSpec::Kind::classic}) {
     const auto queue = ready(kind);
     clean_up(queue + ".retry.500");
@@ -234,7 +234,7 @@ TEST_F(LaneReceiving, R15ADelayedRetryWaitsAtTheBrokerAndKeepsTheMessage) {
 }
 
 // Where the copy cannot be stored, the original waits here, unacknowledged, and is given back.
-TEST_F(LaneReceiving, R15ARetryWithoutItsQueueLosesNothing) {
+TEST_F(LaneReceiving, ARetryWithoutItsQueueLosesNothing) {
   const auto queue = fresh();
   const auto blocked = queue + ".retry.200";
   clean_up(blocked);

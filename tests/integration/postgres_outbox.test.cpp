@@ -303,14 +303,21 @@ TEST_F(OutboxTest, Rule12_ASignalOrARequestToStopEndsTheSleep) {
   const auto cursor = acquired("a");
   std::stop_source stop;
   cursor->wait(0ms, stop.get_token());
+  cursor->wait(8s, stop.get_token());   // announces its sleep and wants to look once more
+  cursor->wait(0ms, stop.get_token());  // takes what hints there are
+  const auto sleeps = [&] {
+    const auto began = std::chrono::steady_clock::now();
+    cursor->wait(4s, stop.get_token());
+    return std::chrono::steady_clock::now() - began >= 3s;
+  };
+  EXPECT_TRUE(sleeps()) << "and then it does sleep";
   outbox_.signal();
-  cursor->wait(60s, stop.get_token());
-  cursor->wait(60s, stop.get_token());
-  outbox_.signal();
-  cursor->wait(60s, stop.get_token());
-  std::jthread other{[&] { stop.request_stop(); }};
-  cursor->wait(60s, stop.get_token());
-  cursor->wait(60s, stop.get_token());
+  EXPECT_FALSE(sleeps()) << "a signal from before";
+  std::jthread signalling{[&] { outbox_.signal(); }};
+  EXPECT_FALSE(sleeps()) << "a signal";
+  std::jthread stopping{[&] { stop.request_stop(); }};
+  EXPECT_FALSE(sleeps()) << "a request to stop";
+  EXPECT_FALSE(sleeps()) << "one from before";
 }
 
 TEST(OutboxOptions, NamesWhatIsWrong) {

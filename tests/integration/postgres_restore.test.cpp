@@ -3,19 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <mutex>
-#include <sstream>
-#include <stdexcept>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "penstock/outbox.hpp"
 #include "support/postgres.hpp"
+#include "support/private_postgres.hpp"
 
 namespace penstock {
 namespace {
@@ -23,50 +18,6 @@ namespace {
 using namespace std::chrono_literals;
 using test::postgres_url;
 using test::Schema;
-
-std::string output_of(const std::string& command, const std::filesystem::path& place) {
-  const auto file = place / "output";
-  const int status = std::system(("(" + command + ") >" + file.string() + " 2>" + (place / "errors").string()).c_str());
-  const auto read = [](const std::filesystem::path& path) {
-    std::stringstream text;
-    text << std::ifstream{path}.rdbuf();
-    return text.str();
-  };
-  if (status != 0) {
-    throw std::runtime_error(command + " failed: " + read(place / "errors"));
-  }
-  return read(file);
-}
-
-/// A second server with a cluster of its own, stopped and removed at the end.
-class OtherCluster {
- public:
-  OtherCluster() {
-    place_ = std::filesystem::temp_directory_path() / test::unique_name("penstock_restore");
-    std::filesystem::create_directories(place_);
-    std::filesystem::permissions(place_, std::filesystem::perms{0755});
-    const auto variables = output_of(services("start --only postgres"), place_);
-    const auto begin = variables.find("postgresql://");
-    url_ = variables.substr(begin, variables.find('\'', begin) - begin);
-  }
-  ~OtherCluster() {
-    static_cast<void>(std::system((services("stop --only postgres --purge") + " >/dev/null 2>&1").c_str()));
-    std::error_code ignored;
-    std::filesystem::remove_all(place_, ignored);
-  }
-  OtherCluster(const OtherCluster&) = delete;
-  OtherCluster& operator=(const OtherCluster&) = delete;
-
-  [[nodiscard]] const std::string& url() const { return url_; }
-  [[nodiscard]] const std::filesystem::path& place() const { return place_; }
-
- private:
-  [[nodiscard]] std::string services(const std::string& command) const {
-    return std::string{PENSTOCK_SOURCE_DIR} + "/scripts/services " + command + " --dir " + (place_ / "servers").string();
-  }
-  std::filesystem::path place_;
-  std::string url_;
-};
 
 class ErrorLogger final : public Logger {
  public:
@@ -114,8 +65,8 @@ TEST(Restore, Rule2_ADumpLoadedIntoAnotherClusterRepeatsAndSkipsNothing) {
     cursor->release();
     append(postgres_url(), outbox, "waiting");
   }
-  const OtherCluster other;
-  ASSERT_NO_THROW(output_of(
+  const test::PrivatePostgres other;
+  ASSERT_NO_THROW(test::output_of(
       "pg_dump --schema=" + schema.name() + " '" + postgres_url() + "' | psql -q -v ON_ERROR_STOP=1 '" + other.url() + "'",
       other.place()));
   const auto logger = std::make_shared<ErrorLogger>();

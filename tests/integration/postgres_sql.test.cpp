@@ -32,12 +32,15 @@ void replace_all(std::string& text, const std::string& what, const std::string& 
 }
 
 /// The SQL blocks of a document, for another schema than `penstock`.
-std::vector<std::string> sql_blocks(const std::string& document, const Schema& schema) {
-  std::ifstream file{std::string{PENSTOCK_SOURCE_DIR} + "/docs/" + document};
+std::string text_of(const std::string& document) {
   std::stringstream text;
-  text << file.rdbuf();
+  text << std::ifstream{std::string{PENSTOCK_SOURCE_DIR} + "/docs/" + document}.rdbuf();
+  return text.str();
+}
+
+std::vector<std::string> sql_blocks(const std::string& document, const Schema& schema) {
   std::vector<std::string> blocks;
-  const std::string all = text.str();
+  const std::string all = text_of(document);
   for (auto at = all.find("```sql\n"); at != std::string::npos; at = all.find("```sql\n", at)) {
     at += 7;
     const auto end = all.find("```", at);
@@ -196,6 +199,25 @@ TEST_F(SqlTest, TheDocumentsTriggerTurnsALegacyTableIntoEvents) {
             "shop.order.placed.v1 2 {\"id\": 2, \"state\": \"new\"}\n"
             "shop.order.changed.v1 2 {\"id\": 2, \"state\": \"paid\"}\n"
             "shop.order.removed.v1 1 {\"id\": 1, \"state\": \"new\"}\n");
+}
+
+TEST_F(SqlTest, WhatGettingStartedShowsRuns) {
+  const auto blocks = sql_blocks("getting-started.md", schema_);
+  ASSERT_EQ(blocks.size(), 1U);
+  schema_.exec(blocks[0]);
+  const auto events = relayed();
+  ASSERT_EQ(events.size(), 1U);
+  EXPECT_EQ(events[0].type + " " + events[0].key + " " + *events[0].data, R"(shop.order.paid.v1 A-1 {"id": "A-1"})");
+
+  // The queries for whoever is on call, in a table.
+  const std::string all = text_of("getting-started.md");
+  int queries = 0;
+  for (auto at = all.find("| `SELECT "); at != std::string::npos; at = all.find("| `SELECT ", at + 1), ++queries) {
+    auto query = all.substr(at + 3, all.find('`', at + 3) - at - 3);
+    replace_all(query, "penstock.", schema_.name() + ".");
+    EXPECT_NO_THROW(schema_.exec(query)) << query;
+  }
+  EXPECT_EQ(queries, 4);
 }
 
 /// The documents' roles, under names of this run.

@@ -3,6 +3,7 @@
 # Steps of the package tests, run by ctest, which sets SOURCE, BUILD, CMAKE, GENERATOR, CC, CXX, LAUNCHER and COMPONENTS:
 #   install static|shared            builds and installs penstock into $BUILD/<kind>/prefix
 #   project NAME static|shared       builds and runs tests/package/NAME against it, and looks at what it links
+#   page static|shared               the same with what docs/getting-started.md says, for CMake and for pkg-config
 #   pkg_config static|shared         the same without CMake
 #   refusal                          what find_package says to a wrong wish
 #   subdirectory                     penstock inside another project
@@ -31,9 +32,15 @@ chosen() { # the switches for these components and no others
   done
 }
 
-# links PROGRAM COMPONENT…: the program needs the libraries of these components, and of no other.
+# links PROGRAM COMPONENT…: the program needs the libraries of these components and core's, and of no other, neither theirs nor
+# ours, neither itself nor through another.
 links() {
   local program=$1 component listed; shift
+  listed=$(readelf -d "$program" | grep NEEDED; ldd "$program")
+  for component in "${all[@]}"; do
+    [[ " core $* " == *" $component "* || $listed != *"libpenstock-$component.so"* ]] ||
+      die "$program must not link libpenstock-$component.so: $listed"
+  done
   listed=$(ldd "$program")
   [[ $listed != *'not found'* ]] || die "$program lacks a library: $listed"
   for component in "${!library[@]}"; do
@@ -89,10 +96,29 @@ project() {
   build "$dir"
   "$dir/user"
   case $name in
-    core) links "$dir/user" ;;
-    beacon) links "$dir/user" beacon ;;
+    core) links "$dir/user" testing ;;
+    beacon) links "$dir/user" beacon testing ;;
+    beacon_only) links "$dir/user" beacon ;;
     everything) links "$dir/user" "${all[@]}" ;;
   esac
+}
+
+page() {
+  local kind=$1 dir=$BUILD/$1/page page=$SOURCE/docs/getting-started.md block words
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  block=$(sed -n '/^```cmake$/,/^```$/p' "$page" | grep -v '^```')
+  printf '%s\n' 'cmake_minimum_required(VERSION 3.25)' 'project(my_service LANGUAGES C CXX)' 'add_executable(my_service main.cpp)' "$block" \
+    >"$dir/CMakeLists.txt"
+  printf '%s\n' '#include <penstock/lane.hpp>' '#include <penstock/outbox.hpp>' '#include <stdexcept>' 'int main() {' \
+    '  penstock::Outbox{"", {.source = "/s"}}.signal();' \
+    '  try { penstock::Lane{{.url = ""}}; } catch (const std::invalid_argument&) { return 0; }' '  return 1;' '}' >"$dir/main.cpp"
+  configure "$dir" "$dir/build" -DCMAKE_PREFIX_PATH="$BUILD/$kind/prefix" -DCMAKE_CXX_FLAGS_RELEASE="$flags"
+  build "$dir/build"
+  "$dir/build/my_service"
+  links "$dir/build/my_service" postgres lane
+  words=$(grep -o '`pkg-config [^`]*`' "$page" | tr -d '`')
+  PKG_CONFIG_PATH=$BUILD/$kind/prefix/lib/pkgconfig bash -c "$words" >/dev/null || die "the page's '$words' fails"
 }
 
 pkg_config() {
@@ -103,7 +129,17 @@ pkg_config() {
   [[ $kind == shared ]] || static=(--static)
   export PKG_CONFIG_PATH=$prefix/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
   pkg-config --validate "${modules[@]}"
-  local cflags libs
+  local cflags libs component
+  for component in "${all[@]}"; do
+    pkg-config --exists --print-errors "penstock-$component" || die "pkg-config does not know penstock-$component"
+    libs=$(pkg-config "${static[@]}" --libs "penstock-$component")
+    [[ " $libs " == *" -lpenstock-$component "* ]] || die "penstock-$component: --libs says '$libs'"
+    # Statically it names what the client libraries need in turn, whose packages need not be here.
+    [[ $kind == shared ]] || continue
+    # shellcheck disable=SC2086
+    "$CXX" -x c++ - -x none -o "$dir/linked" -Wl,--no-as-needed $libs -Wl,-rpath-link,"$prefix/lib" <<<'int main() {}' ||
+      die "nothing can be linked with what pkg-config says of penstock-$component: $libs"
+  done
   cflags=$(pkg-config --cflags "${modules[@]}")
   libs=$(pkg-config "${static[@]}" --libs "${modules[@]}")
   # Word splitting is what pkg-config's output is for.
@@ -113,7 +149,7 @@ pkg_config() {
   "$CXX" "$dir/user.o" -o "$dir/user" $libs -Wl,-rpath,"$prefix/lib" -Wl,-rpath-link,"$prefix/lib"
   "$dir/user"
   # shellcheck disable=SC2046
-  links "$dir/user" $(has beacon && echo beacon)
+  links "$dir/user" testing $(has beacon && echo beacon)
 }
 
 refuses() { # EXPECTED ARGUMENT…

@@ -87,6 +87,7 @@ class Journal {
       throw std::system_error(errno, std::generic_category(), "write");
     }
   }
+  [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] std::vector<std::string> lines() const {
     std::ifstream in{name_};
     std::vector<std::string> result;

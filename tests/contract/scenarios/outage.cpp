@@ -17,7 +17,7 @@ namespace {
 using Status = Outcome::Status;
 using SteadyClock = std::chrono::steady_clock;
 
-TEST_P(Outage, PublishWhileTheBrokerIsAwayIsNeitherConfirmedNorRejected) {
+TEST_P(Outage, Rule9_PublishWhileTheBrokerIsAwayIsNeitherConfirmedNorRejected) {
   const auto channel = declare();
   const auto to = publisher(channel);
   const auto before = event("key", 1);
@@ -110,7 +110,7 @@ TEST_P(Outage, CloseIsInTimeWhileTheBrokerIsAway) {
   backend().start_broker();
 }
 
-TEST_P(Outage, EverythingConfirmedAcrossAnOutageIsThere) {
+TEST_P(Outage, Rule9_EverythingConfirmedAcrossAnOutageIsThere) {
   const auto channel = declare();
   const auto to = publisher(channel);
   const auto source = join(channel, fresh("group"));

@@ -17,7 +17,7 @@ namespace {
 
 using Status = Outcome::Status;
 
-TEST_P(Contract, PublishGivesOneOutcomePerEventAndWhatIsConfirmedIsThere) {
+TEST_P(Contract, Rule9_PublishGivesOneOutcomePerEventAndWhatIsConfirmedIsThere) {
   const auto channel = declare();
   const auto sent = events(500, 20);
   store(channel, sent);
@@ -33,7 +33,7 @@ TEST_P(Contract, PublishOfNothingGivesNothing) {
   EXPECT_TRUE(publisher(channel)->publish(std::span<const Event>{}, timeout).empty());
 }
 
-TEST_P(Contract, EveryPartOfAnEventSurvives) {
+TEST_P(Contract, Rule19_EveryPartOfAnEventSurvives) {
   const auto channel = declare(1);
   Event full = event("order/ 4711 é", 1);
   full.subject = "orders/4711";

@@ -15,7 +15,7 @@
 namespace penstock::contract {
 namespace {
 
-TEST_P(Contract, TraitsAreWhatTheTableSays) {
+TEST_P(Contract, Rule22_TraitsAreWhatTheTableSays) {
   const auto channel = declare();
   const auto source = backend().source(channel, 10);
   EXPECT_EQ(source->traits().ordered, traits().source.ordered);

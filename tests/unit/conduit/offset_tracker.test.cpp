@@ -16,7 +16,7 @@ namespace {
 TEST(OffsetTracker, KnowsNoPositionBeforeTheFirstDelivery) { EXPECT_FALSE(OffsetTracker{}.position()); }
 
 // Rule 1: never let the durable position pass the lowest un-acknowledged event.
-TEST(OffsetTracker, Rule1PositionStaysAtTheLowestUnsettled) {
+TEST(OffsetTracker, Rule1_PositionStaysAtTheLowestUnsettled) {
   OffsetTracker tracker;
   for (std::int64_t offset = 10; offset < 14; ++offset) EXPECT_TRUE(tracker.deliver(offset, 1));
   EXPECT_EQ(tracker.position(), 10);

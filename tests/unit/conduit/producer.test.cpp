@@ -183,7 +183,7 @@ TEST_F(ProducerOnMock, AnInvalidOrTooLargeEventDoesNotKeepOthersFromBeingSent) {
 }
 
 // Rule 6: one event that cannot be published is isolated. The broker refuses whole batches; no innocent event is lost in one.
-TEST_F(ProducerOnMock, Rule6ABatchTooLargeForTheBrokerIsSentEventByEvent) {
+TEST_F(ProducerOnMock, Rule6_ABatchTooLargeForTheBrokerIsSentEventByEvent) {
   producer({{"linger.ms", "50"}});
   ASSERT_TRUE(publish(event("k", 0)).confirmed());
   cluster_.fail_produce({RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE});

@@ -65,7 +65,7 @@ TEST(Properties, OnesOfTheUserWinOverPenstocks) {
   EXPECT_EQ(property_text(conf.get(), "client.id"), "mine");
 }
 
-TEST(Properties, DefaultsAreDurable) {
+TEST(Properties, Rule9_DefaultsAreDurable) {
   const Conf conf = producer_conf(with({}));
   EXPECT_EQ(property_text(conf.get(), "enable.idempotence"), "true");
   EXPECT_EQ(property_text(conf.get(), "acks"), "-1");

@@ -115,7 +115,7 @@ TEST_F(ConsumerAtLeastOnce, TheBrokersCountOfDeliveriesIsTheAttempt) {
   EXPECT_EQ(dead->stored().size(), 1U);
 }
 
-TEST_F(ConsumerAtLeastOnce, Rule07_InOrderTheKeyOfAFailedMessageWaitsAndOthersFlow) {
+TEST_F(ConsumerAtLeastOnce, Rule7_InOrderTheKeyOfAFailedMessageWaitsAndOthersFlow) {
   const auto consumer = run_without_store(channels, [this](const Message& message, Context& context) {
     if (message.id() == "a-1" && context.attempt() < 3) return Verdict::retry("no");
     seen.add(message.id());

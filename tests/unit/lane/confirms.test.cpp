@@ -27,8 +27,8 @@ TEST(Confirms, TagsCountFromOne) {
   EXPECT_EQ(confirms.add(20), 2U);
 }
 
-// R3: one basic.ack settles a range.
-TEST(Confirms, R3RangedAckSettlesUpToItsTagInOrder) {
+// Rule 9: one basic.ack settles a range.
+TEST(Confirms, Rule9_RangedAckSettlesUpToItsTagInOrder) {
   Confirms<int> confirms;
   for (int i = 1; i <= 5; ++i) confirms.add(i);
   EXPECT_THAT(settle(confirms, 4, false), ElementsAre(4));
@@ -46,8 +46,8 @@ TEST(Confirms, WhatIsSettledIsIgnored) {
   EXPECT_THAT(settle(confirms, 77, false), IsEmpty());
 }
 
-// R4: tags start anew with the channel.
-TEST(Confirms, R4TagsRestartWithTheChannelAndNothingOpenIsForgotten) {
+// Tags start anew with the channel.
+TEST(Confirms, TagsRestartWithTheChannelAndNothingOpenIsForgotten) {
   Confirms<int> confirms;
   for (int i = 1; i <= 3; ++i) confirms.add(i);
   settle(confirms, 2, false);

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "order.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "options.hpp"
 #include "order_files.hpp"
 
 namespace {
@@ -53,6 +59,12 @@ TEST(Order, ErrorsNameTheField) {
   EXPECT_EQ(refused_field("[]"), "");
   EXPECT_EQ(refused_field(R"({"lines": []})"), "/reference");
   EXPECT_EQ(refused_field(R"({"reference": 7})"), "/reference");
+  for (const char* text : {"\x1f", "\x7f", "\xc2\x80", "\xc2\x9f", "\xef\xbf\xbe", "\xef\xb7\x90", "\xf0\x9f\xbf\xbf"}) {
+    EXPECT_EQ(refused_field(std::string{R"({"reference": "R)"} + text + "\"}"), *text == '\x1f' ? "" : "/reference") << text;
+    EXPECT_EQ(refused_field(std::string{R"({"reference": "R", "customer": ")"} + text + "\"}"),
+              *text == '\x1f' ? "" : "/customer");
+  }
+  EXPECT_EQ(refused_field(R"({"reference": "\u0000"})"), "/reference");
   EXPECT_EQ(refused_field(R"({"reference": "R", "kind": "gift"})"), "/kind");
   EXPECT_EQ(refused_field(R"({"reference": "R", "customer": 5})"), "/customer");
   EXPECT_EQ(refused_field(R"({"reference": "R", "placed_at": "yesterday"})"), "/placed_at");
@@ -69,6 +81,14 @@ TEST(Order, ErrorsNameTheField) {
   EXPECT_EQ(refused_field(order_with(std::string{cup} + R"(, {"sku": "B", "quantity": 1, "unit_price": true})")),
             "/lines/1/unit_price");
   EXPECT_EQ(refused_field(order_with(cup)), "accepted");
+}
+
+TEST(Order, ATotalThatIsTooLargeNamesTheLineThatMakesItSo) {
+  const std::string largest = R"({"sku":"A","quantity":1000000,"unit_price":"1000000"})";
+  EXPECT_EQ(refused_field(order_with(largest)), "accepted");
+  EXPECT_EQ(refused_field(order_with(R"({"sku":"A","quantity":10000000,"unit_price":"1000000"})")), "/lines/0");
+  EXPECT_EQ(refused_field(order_with(R"({"sku":"A","quantity":-10000000,"unit_price":"1000000"})")), "/lines/0");
+  EXPECT_EQ(refused_field(order_with(largest + "," + cup)), "/lines/1");
 }
 
 TEST(Order, EachKindHasItsEnd) {
@@ -112,6 +132,17 @@ TEST(OrderFiles, LinesOfAnInvoiceAreOneOrderAdjacentOrNot) {
   EXPECT_EQ(orders[1].customer, "");
 }
 
+TEST(OrderFiles, DatesComeAsTheDataSetIsHandedRound) {
+  for (const auto& [given, read] : {std::pair{"12/1/2010 8:26", "2010-12-01T08:26:00Z"},
+                                    {"9/30/2011 17:05", "2011-09-30T17:05:00Z"},
+                                    {"1/2/2011 03:04:05", "2011-01-02T03:04:05Z"},
+                                    {"2010-12-01 08:26:00", "2010-12-01T08:26:00Z"},
+                                    {"2010-12-01T08:26:00+01:00", "2010-12-01T08:26:00+01:00"}}) {
+    std::istringstream file{std::string{header} + "1,A,x,6," + given + ",2.55,,UK\n"};
+    EXPECT_EQ(shop::read_orders(file, "test").at(0).placed_at, read) << given;
+  }
+}
+
 std::string complaint(const std::string& content) {
   std::istringstream file{content};
   try {
@@ -124,13 +155,61 @@ std::string complaint(const std::string& content) {
 
 TEST(OrderFiles, ErrorsNameTheLineTheValueAndTheRemedy) {
   EXPECT_EQ(complaint(""), "days.csv: it is empty");
-  EXPECT_EQ(complaint("a,b\n"), "days.csv: line 1: there is no column InvoiceNo in the header");
-  EXPECT_EQ(complaint(std::string{header} + "1,A\n"), "days.csv: line 2: 2 fields where the header has 8");
+  EXPECT_EQ(complaint("a,b\n"), "days.csv: line 1: there is no column InvoiceNo in the header; add it");
+  EXPECT_EQ(complaint(std::string{header} + "1,A\n"),
+            "days.csv: line 2: 2 fields where the header has 8; quote a field that holds a comma");
   EXPECT_EQ(complaint(std::string{header} + "1,A,x,6x,2010-12-01 08:26:00,2.55,,UK\n"),
             "days.csv: line 2: Quantity is '6x'; it must be a whole number");
   EXPECT_EQ(complaint(std::string{header} + "1,A,x,6,2010-12-01 08:26:00,free,,UK\n"),
             "days.csv: line 2: UnitPrice is 'free'; it must be a decimal with at most three decimals");
+  for (const char* date : {"13/1/2010 8:26", "2/30/2011 8:26", "1.12.2010 8:26", "12/1/10 8:26", "12/1/2010"}) {
+    EXPECT_EQ(complaint(std::string{header} + "1,A,\"two\nlines\",6,12/1/2010 8:26,2,,UK\n1,A,x,6," + date + ",2,,UK\n"),
+              "days.csv: line 4: InvoiceDate is '" + std::string{date} +
+                  "'; give it as 12/1/2010 8:26 (month/day/year) or 2010-12-01 08:26:00");
+  }
+  EXPECT_EQ(complaint(std::string{header} + ",A,x,6,12/1/2010 8:26,2,,UK\n"),
+            "days.csv: line 2: InvoiceNo is empty; give the number of the line's invoice");
+  EXPECT_EQ(complaint(std::string{header} + "1,A,\"x,6,12/1/2010 8:26,2,,UK\n\n"),
+            "days.csv: line 2: a quoted field has no closing quote; add it");
   EXPECT_EQ(complaint("{\"reference\": \"R\", \"lines\": []}\n"), "days.csv: line 1: /lines is []; give at least one line");
+}
+
+/// What the command line comes to; nothing when it is refused.
+std::optional<shop::Options> options(std::vector<std::string> words) {
+  words.insert(words.begin(), {"order_pipeline", "--postgres", "p", "--kafka", "k", "--amqp", "a", "--nats", "n"});
+  std::vector<char*> argv;
+  for (auto& word : words) argv.push_back(word.data());
+  shop::Options options;
+  int exit_code = 0;
+  if (!shop::parse_options(static_cast<int>(argv.size()), argv.data(), options, exit_code)) {
+    EXPECT_EQ(exit_code, 2);
+    return std::nullopt;
+  }
+  return options;
+}
+
+TEST(CommandLine, AWorkerServesTheProvidersWhoseUrlsAreNotGiven) {
+  const auto served = [](std::vector<std::string> words) {
+    const auto read = options(std::move(words)).value();
+    return std::pair{read.serve_payment, read.serve_stock};
+  };
+  EXPECT_EQ(served({}), (std::pair{true, true}));
+  EXPECT_EQ(served({"--payment-url", "http://h:1"}), (std::pair{false, true}));
+  EXPECT_EQ(served({"--stock-url", "http://h:1"}), (std::pair{true, false}));
+  EXPECT_EQ(served({"--stock-url", "http://h:1", "--payment-url", "http://h:1"}), (std::pair{false, false}));
+  EXPECT_EQ(served({"--roles", "all,providers", "--stock-url", "http://h:1"}), (std::pair{true, true}));
+  EXPECT_EQ(served({"--roles", "api,relay"}), (std::pair{false, false}));
+}
+
+TEST(CommandLine, TheMemoryBrokerNeedsAllRolesInOneProcess) {
+  EXPECT_TRUE(options({"--embedded"}));
+  EXPECT_TRUE(options({"--embedded", "--roles", "all,providers"}));
+  EXPECT_TRUE(options({"--embedded", "--account"}));
+  testing::internal::CaptureStderr();
+  EXPECT_FALSE(options({"--embedded", "--roles", "api,relay"}));
+  EXPECT_FALSE(options({"--embedded", "--roles", "none"}));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::StartsWith("--embedded: "));
+  EXPECT_FALSE(options({"--roles", "cook"}));
 }
 
 }  // namespace

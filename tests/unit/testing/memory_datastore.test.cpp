@@ -174,7 +174,7 @@ TEST_F(MemoryDatastoreTest, ACursorReadsItsRoutesOnceAndGoesOnAfterItsCheckpoint
   EXPECT_EQ(entries[0].sequence, 1U);
 }
 
-TEST_F(MemoryDatastoreTest, Rule04_ALeaseThatWasTakenOverIsLost) {
+TEST_F(MemoryDatastoreTest, Rule4_ALeaseThatWasTakenOverIsLost) {
   store.append(test::numbered("a", 1));
   const auto first = store.cursor("c", {"*"});
   const auto second = store.cursor("c", {"*"});
