@@ -197,12 +197,6 @@ CREATE FUNCTION @schema@.uuid7() RETURNS text LANGUAGE sql VOLATILE PARALLEL SAF
          'hex')::uuid::text
 $$;
 
--- Wakes the relays that sleep, if any, when the transaction commits.
-CREATE FUNCTION @schema@.wake() RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog AS $$
-  SELECT pg_notify('@wake@', '') WHERE pg_sequence_last_value('@schema@.asleep_until'::regclass)
-    > extract(epoch FROM clock_timestamp()) * 1000
-$$;
-
 -- What Outbox::append calls; programs that come by SQL have append() below, which checks what it is given. Procedures, since
 -- their INSERT is planned once for a connection, also behind a pooler, where planning it took longer than making the row; and
 -- CALL is less work than SELECT. They run with the rights of the caller. They set no search_path, which would cost another
@@ -324,7 +318,9 @@ BEGIN
     VALUES (event_type, new_id, event_source, event_type, nullif(append.subject, ''), nullif(event_key, ''), new_type,
             nullif(append.data_schema, ''), nullif(event_time, ''), nullif(append.correlation_id, ''),
             nullif(append.causation_id, ''), nullif(append.traceparent, ''), event_data);
-  PERFORM @schema@.wake();
+  IF pg_sequence_last_value('@schema@.asleep_until'::regclass) > date_part('epoch', clock_timestamp()) * 1000 THEN
+    PERFORM pg_notify('@wake@', '');
+  END IF;
   RETURN new_id;
 END
 $$;
