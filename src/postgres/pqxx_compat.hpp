@@ -3,11 +3,13 @@
 
 // The one place that knows that libpqxx changes: everything here compiles without a warning with 6.4 to 7.10.
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <pqxx/pqxx>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -33,18 +35,37 @@ inline void begin_now([[maybe_unused]] pqxx::transaction_base& tx) {
 #endif
 }
 
-/// Runs one statement with parameters. Give std::string, std::optional<std::string>, integers and bool; bytes travel as hex
-/// text (see text_codec.hpp), arrays as one text literal.
+/// A parameter in the binary format of its type, of which text and bytea are the bytes themselves. Not owned.
+struct Binary {
+  std::string_view bytes{};
+};
+
+template <class T>
+const T& parameter(const T& value) {
+  return value;
+}
+inline auto parameter(const Binary& value) {
+#if PQXX_VERSION_MAJOR > 7 || (PQXX_VERSION_MAJOR == 7 && PQXX_VERSION_MINOR >= 9)
+  return pqxx::bytes_view{reinterpret_cast<const std::byte*>(value.bytes.data()), value.bytes.size()};
+#elif PQXX_VERSION_MAJOR == 7 && PQXX_VERSION_MINOR >= 6
+  return std::basic_string_view<std::byte>{reinterpret_cast<const std::byte*>(value.bytes.data()), value.bytes.size()};
+#else
+  return pqxx::binarystring{value.bytes.data(), value.bytes.size()};
+#endif
+}
+
+/// Runs one statement with parameters. Give std::string, std::optional<std::string>, integers, bool and Binary; bytes travel as
+/// Binary or as hex text (see text_codec.hpp), arrays as one text literal or as a BinaryArray.
 template <class... Args>
 pqxx::result run(pqxx::transaction_base& tx, const std::string& sql, const Args&... args) {
   if constexpr (sizeof...(Args) == 0) {
     return tx.exec(sql);
   } else {
 #if PENSTOCK_PQXX_PARAMS
-    return tx.exec(sql, pqxx::params{args...});
+    return tx.exec(sql, pqxx::params{parameter(args)...});
 #else
     begin_now(tx);
-    return tx.exec_params(sql, args...);
+    return tx.exec_params(sql, parameter(args)...);
 #endif
   }
 }

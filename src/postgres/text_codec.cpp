@@ -93,6 +93,13 @@ std::string to_bytes(const json& value) {
   return value.is_object() ? decode_base64(value.at("base64").get<std::string>()) : value.get<std::string>();
 }
 
+// In network byte order.
+void put(std::string& bytes, std::uint32_t number) {
+  for (const unsigned shift : {24U, 16U, 8U, 0U}) {
+    bytes += static_cast<char>(static_cast<unsigned char>(number >> shift));
+  }
+}
+
 }  // namespace
 
 std::string to_hex(std::string_view bytes) {
@@ -212,6 +219,44 @@ std::optional<std::string> ArrayLiteral::take() {
   }
   text_ += '}';
   return std::move(text_);
+}
+
+BinaryArray::BinaryArray(Type type) : type_{type} {
+  put(bytes_, 1);  // dimensions
+  put(bytes_, 1);  // there may be NULLs
+  put(bytes_, static_cast<std::uint32_t>(type));
+  put(bytes_, 0);  // elements
+  put(bytes_, 1);  // the first one's number
+}
+
+void BinaryArray::add(std::string_view element) {
+  ++elements_;
+  any_ = true;
+  const bool versioned = type_ == Type::jsonb;
+  put(bytes_, static_cast<std::uint32_t>(element.size() + (versioned ? 1 : 0)));
+  if (versioned) {
+    bytes_ += '\1';
+  }
+  bytes_ += element;
+}
+
+void BinaryArray::add_null() {
+  ++elements_;
+  put(bytes_, ~std::uint32_t{0});
+}
+
+std::string BinaryArray::take() {
+  if (!any_) {
+    std::string none;
+    put(none, 0);
+    put(none, 0);
+    put(none, static_cast<std::uint32_t>(type_));
+    return none;
+  }
+  std::string count;
+  put(count, elements_);
+  bytes_.replace(12, count.size(), count);
+  return std::move(bytes_);
 }
 
 std::string like_pattern(std::string_view pattern) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -37,6 +38,23 @@ class ArrayLiteral {
 
   std::string text_{"{"};
   bool any_ = false;
+};
+
+/// The same array in Postgres's binary format, which neither side has to quote or to parse.
+class BinaryArray {
+ public:
+  enum class Type : std::uint32_t { bytea = 17, text = 25, jsonb = 3802 };
+  explicit BinaryArray(Type type);
+  void add(std::string_view element);
+  void add_null();
+  /// The parameter: an empty array when every element was NULL.
+  [[nodiscard]] std::string take();
+
+ private:
+  Type type_;
+  std::uint32_t elements_ = 0;
+  bool any_ = false;
+  std::string bytes_{};
 };
 
 /// A route pattern as a LIKE pattern: `*` becomes `%`, what LIKE would read otherwise is escaped.

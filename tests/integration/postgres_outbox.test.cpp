@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "postgres/outbox_append.hpp"
 #include "postgres/pqxx_compat.hpp"
 #include "support/postgres.hpp"
 
@@ -109,6 +110,151 @@ TEST_F(OutboxTest, AnyEventSurvivesAmongOthersInTheOrderGiven) {
   for (std::size_t i = 0; i < events.size(); ++i) {
     EXPECT_EQ(ids[i], events[i].id);
     EXPECT_EQ(read[i], events[i]) << i;
+  }
+}
+
+/// An event for each attribute that may be left out, with it alone and without it alone.
+std::vector<Event> with_and_without_each() {
+  const Event least{.source = "/s", .type = "t"};
+  const Event full = full_event();
+  std::vector<Event> events{least, full};
+  const auto both = [&](auto set) {
+    events.push_back(least);
+    set(events.back(), full);
+    events.push_back(full);
+    set(events.back(), least);
+  };
+  for (const auto field : {&Event::subject, &Event::key, &Event::data_schema, &Event::correlation_id, &Event::causation_id,
+                           &Event::traceparent, &Event::tracestate}) {
+    both([field](Event& to, const Event& from) { to.*field = from.*field; });
+  }
+  both([](Event& to, const Event& from) { to.extensions = from.extensions; });
+  both([](Event& to, const Event& from) { to.headers = from.headers; });
+  both([](Event& to, const Event& from) { to.data = from.data; });
+  for (const auto* text :
+       {"", "'", "\\", "\\\\x41", "\"", "NULL", "{}", "$1", "\xc3\xa4 \xf0\x9f\x98\x80", "it's \\'quoted\\' E'\\n'"}) {
+    events.push_back(full);
+    events.back().subject = events.back().key = events.back().tracestate = text;
+    events.back().data = text;
+    events.back().headers = {{"h", text}};
+    events.back().extensions = {{"x", std::string{text}}};
+  }
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    events[i].id = std::to_string(i);
+    events[i].time = "2026-11-22T08:30:00Z";
+    events[i].content_type = events[i].data ? "text/plain" : "";
+  }
+  return events;
+}
+
+TEST_F(OutboxTest, NothingThatIsLeftOutTakesThePlaceOfAnother) {
+  const auto events = with_and_without_each();
+  const auto expect_all = [&](EventLog::Cursor& cursor) {
+    const auto read = read_all(cursor);
+    ASSERT_EQ(read.size(), events.size());
+    for (std::size_t i = 0; i < events.size(); ++i) {
+      EXPECT_EQ(read[i], events[i]) << i;
+    }
+  };
+  const auto cursor = acquired("a");
+  std::vector<postgres::OutboxRow> all;
+  for (const Event& event : events) {
+    all.push_back({.event = &event});
+  }
+  const auto in_transaction = [&](auto append) {
+    pqxx::work tx{connection_};
+    append(tx);
+    tx.commit();
+    expect_all(*cursor);
+  };
+  // Not through the Outbox, which refuses a trace state without its parent.
+  in_transaction([&](auto& tx) {
+    for (const auto& row : all) {
+      postgres::append_rows(tx, schema_.name(), {&row, 1});
+    }
+  });
+  in_transaction([&](auto& tx) {
+    for (const auto& row : all) {
+      postgres::append_row_locked(tx, schema_.name(), row);
+    }
+  });
+  in_transaction([&](auto& tx) { postgres::append_rows(tx, schema_.name(), all); });
+  // The text in which a consumer's events travel with its other statements.
+  in_transaction([&](auto& tx) {
+    for (const auto& row : all) {
+      tx.exec(postgres::append_text(tx, schema_.name(), {&row, 1}) + "SELECT");
+    }
+  });
+  in_transaction([&](auto& tx) { tx.exec(postgres::append_text(tx, schema_.name(), all) + "SELECT"); });
+}
+
+TEST_F(OutboxTest, ARouteOfItsOwnIsKeptBesideTheType) {
+  const Event event = {.id = "e", .source = "/s", .type = "t"};
+  const postgres::OutboxRow row{.event = &event, .route = "jobs.dead"};
+  pqxx::work tx{connection_};
+  postgres::append_rows(tx, schema_.name(), {&row, 1});
+  postgres::append_row_locked(tx, schema_.name(), row);
+  postgres::append_rows(tx, schema_.name(), std::vector{row, row});
+  tx.exec(postgres::append_text(tx, schema_.name(), {&row, 1}) +
+          postgres::append_text(tx, schema_.name(), std::vector{row, row}));
+  tx.commit();
+  EXPECT_EQ(schema_.value("SELECT count(*) FROM " + schema_.table("outbox") + " WHERE route = 'jobs.dead' AND type = 't'"), 7);
+}
+
+TEST_F(OutboxTest, ASpanLargerThanAStatementStaysInOrder) {
+  // 40 MB, so two statements; and payloads in TOAST between small ones.
+  std::vector<Event> events(2'000, Event{.type = "t", .key = "k"});
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    events[i].id = std::to_string(i);
+    events[i].data = std::string(i % 2 == 0 ? 40'000 : i % 100, static_cast<char>(i % 256));
+  }
+  append_all(events);
+  EXPECT_EQ(schema_.value("SELECT count(*) FROM (SELECT event_id::bigint AS n, row_number() OVER (ORDER BY id) - 1 AS place,"
+                          " octet_length(data) AS bytes, get_byte(data || '\\x00', 0) AS first FROM " +
+                          schema_.table("outbox") +
+                          ") r WHERE n = place AND bytes = CASE WHEN n % 2 = 0 THEN 40000 ELSE n % 100 END"
+                          " AND first = CASE WHEN bytes = 0 THEN 0 ELSE n % 256 END"),
+            2'000);
+}
+
+TEST_F(OutboxTest, AKeyThatIsNoTextIsRefusedAndNotCutOff) {
+  for (const auto& key : {std::string{"a\0b", 3}, std::string{"\xff"}}) {
+    pqxx::work alone{connection_};
+    EXPECT_THROW(outbox_.append(alone, {.type = "t", .key = key}), pqxx::sql_error);
+    alone.abort();
+    pqxx::work among{connection_};
+    EXPECT_THROW(outbox_.append(among, std::vector<Event>{{.type = "t", .key = key}, {.type = "t"}}), pqxx::sql_error);
+  }
+}
+
+TEST_F(OutboxTest, AnUnusualSearchPathOrEncodingChangesNothing) {
+  const auto cursor = acquired("a");
+  schema_.exec("CREATE FUNCTION " + schema_.table("unnest") +
+               "(text[]) RETURNS SETOF text LANGUAGE sql AS $$ SELECT 'wrong'::text $$");
+  Event event = full_event();
+  event.subject = event.key = "\xc3\xa4";  // in UTF-8
+  for (const auto* setting : {"search_path = ''", "search_path = @, pg_catalog", "standard_conforming_strings = off",
+                              "client_encoding = 'LATIN1'", "bytea_output = 'escape'"}) {
+    std::string sql = setting;
+    if (const auto at = sql.find('@'); at != std::string::npos) {
+      sql.replace(at, 1, schema_.name());
+    }
+    const bool latin = sql.find("LATIN1") != std::string::npos;
+    Event sent = event;
+    sent.subject = sent.key = latin ? "\xe4" : event.key;
+    const postgres::OutboxRow row{.event = &sent};
+    pqxx::work tx{connection_};
+    tx.exec("SET LOCAL " + sql);
+    postgres::append_rows(tx, schema_.name(), {&row, 1});
+    postgres::append_rows(tx, schema_.name(), std::vector{row, row});
+    tx.exec(postgres::append_text(tx, schema_.name(), {&row, 1}));
+    tx.exec(postgres::append_text(tx, schema_.name(), std::vector{row, row}));
+    tx.commit();
+    const auto read = read_all(*cursor);
+    EXPECT_EQ(read.size(), 6U) << sql;
+    for (const Event& got : read) {
+      EXPECT_EQ(got, event) << sql;
+    }
   }
 }
 

@@ -317,9 +317,13 @@ TEST_F(RolesTest, ARelayRelaysTruncatesAndSeesNothingElse) {
   cursor->release();
   EXPECT_TRUE(outbox.drop_cursor("memory:orders"));
 
-  for (const auto* what : {"SELECT FROM @business", "SELECT FROM @inbox", "SELECT FROM @audit", "DELETE FROM @outbox",
-                           "INSERT INTO @outbox(route, event_id, source, type) VALUES ('t', '1', '/s', 't')",
-                           "UPDATE @outbox SET data = NULL", "CREATE TABLE @mine ()"}) {
+  for (const auto* what :
+       {"SELECT FROM @business", "SELECT FROM @inbox", "SELECT FROM @audit", "DELETE FROM @outbox",
+        "INSERT INTO @outbox(route, event_id, source, type) VALUES ('t', '1', '/s', 't')",
+        "CALL @append_row('1', '/s', 't', '', '', NULL, NULL)", "CALL @append_row_locked('1', '/s', 't', 'k', '', NULL, NULL)",
+        "CALL @append_rows('{t}', '{1}', '{/s}', '{t}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "
+        "NULL)",
+        "SELECT @append('t', 'x', event_source => '/s')", "UPDATE @outbox SET data = NULL", "CREATE TABLE @mine ()"}) {
     std::string sql = what;
     replace_all(sql, "@", schema_.name() + ".");
     EXPECT_FALSE(may(relay_, sql)) << sql;

@@ -68,6 +68,29 @@ TEST(TextCodec, ArrayLiteralsQuoteEveryElement) {
   EXPECT_EQ(nothing.take(), std::nullopt);
 }
 
+TEST(TextCodec, BinaryArraysHoldEveryElementAsItIs) {
+  const auto bytes = [](std::initializer_list<int> values) {
+    std::string result;
+    for (const int value : values) {
+      result += static_cast<char>(value);
+    }
+    return result;
+  };
+  BinaryArray array{BinaryArray::Type::text};
+  array.add("a");
+  array.add_null();
+  array.add("");
+  array.add("\"{,}\\ '");
+  EXPECT_EQ(array.take(), bytes({0, 0, 0,   1,   0,   0,   0,   1, 0, 0, 0, 25, 0, 0, 0, 4,   0,   0,   0,   1,    0,   0,
+                                 0, 1, 'a', 255, 255, 255, 255, 0, 0, 0, 0, 0,  0, 0, 7, '"', '{', ',', '}', '\\', ' ', '\''}));
+  BinaryArray versioned{BinaryArray::Type::jsonb};
+  versioned.add("[]");
+  EXPECT_EQ(versioned.take(), bytes({0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 14, 218, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 3, 1, '[', ']'}));
+  BinaryArray nothing{BinaryArray::Type::bytea};
+  nothing.add_null();
+  EXPECT_EQ(nothing.take(), bytes({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 17}));
+}
+
 TEST(TextCodec, PatternsMeanTheSameToLike) {
   EXPECT_EQ(like_pattern("shop.order.*"), "shop.order.%");
   EXPECT_EQ(like_pattern("a_b%c\\d*"), "a\\_b\\%c\\\\d%");
