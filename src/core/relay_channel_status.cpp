@@ -11,7 +11,7 @@ using namespace std::chrono_literals;
 constexpr auto kSampled = 500ms;
 constexpr auto kRateOver = 10s;
 constexpr auto kBacklogEvery = 1s;
-constexpr auto kBacklogOfOthersEvery = 10s;
+constexpr auto kBacklogOfOthersEvery = 20s;
 
 }  // namespace
 

@@ -24,7 +24,8 @@ using namespace std::chrono_literals;
 
 constexpr auto kCheckpointInterval = 250ms;  // the most frequent write of a cursor that moves
 constexpr auto kSleepFrom = 16ms;            // shorter waits are polling
-constexpr auto kAnnouncement = 10s;          // how long an announced sleep is believed, unless it is longer
+constexpr auto kOwnPace = 400ms;             // who reads less often than that lets the watch look
+constexpr auto kRestFrom = 3'000ms;          // shorter leases would end between two looks
 constexpr auto kLongestSleep = 60s;
 
 std::string owner_name() {
@@ -43,8 +44,12 @@ PostgresCursor::PostgresCursor(CursorSettings settings, std::string name, const 
       reader_{settings_.schema, patterns, settings_.limits},
       parked_{settings_.schema, name_},
       state_{settings_.schema, name_, owner_name()} {
-  if (settings_.hub) {
-    settings_.hub->add(waker_);
+  if (!settings_.hub) {
+    settings_.hub = std::make_shared<WakeHub>();
+  }
+  settings_.hub->add(waker_);
+  if (!settings_.watch) {
+    settings_.watch = std::make_shared<Watch>(settings_.schema, settings_.hub, !settings_.listen);
   }
 }
 
@@ -110,8 +115,10 @@ void PostgresCursor::disconnect() noexcept {
     ahead_.wait();
     ahead_ = {};
   }
+  rise();
+  settings_.watch->forget();
   owned_ = false;
-  announced_.reset();
+  empty_at_.reset();
   listener_.reset();
   connection_.reset();
 }
@@ -126,12 +133,19 @@ bool PostgresCursor::acquire() {
   return guarded("be acquired", [&] {
     connect();
     owned_ = false;
+    if (waiting_ && settings_.watch->is_held(name_, state_.owner(), *connection_)) {
+      return false;
+    }
     recover_from_restore();
     const auto position = state_.take(idle_connection(), settings_.lease);
+    waiting_ = !position;
     if (!position) {
       return false;
     }
+    stored_ = *position;
+    empty_at_.reset();
     reader_.seek(*position);
+    ahead_ = {};
     chunk_ = {};
     handed_out_ = 0;
     tracker_.reset(*position);
@@ -191,14 +205,21 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
     }
     while (entries.empty() && max > 0) {
       if (handed_out_ == chunk_.rows.size()) {
-        if (Steady::now() - written_ >= settings_.lease / 2) {
+        if (nothing_new()) {
+          break;
+        }
+        rise();
+        const auto began = Steady::now();
+        if (began - written_ >= settings_.lease / 2) {
           write_alone(true);
         }
         const auto found = step();
         chunk_ = reader_.take();
         handed_out_ = 0;
         note_closed();
+        empty_at_.reset();
         if (found == WindowReader::Step::end) {
+          empty_at_ = began;
           break;
         }
         read_ahead();
@@ -213,6 +234,27 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
     }
     return entries;
   });
+}
+
+/// Whether the watch knows that a read would find nothing, so that it need not be done. Then the cursor may rest.
+bool PostgresCursor::nothing_new() {
+  if (!empty_at_ || Steady::now() - *empty_at_ < kOwnPace || !settings_.watch->nothing_since(*empty_at_, idle_connection())) {
+    return false;
+  }
+  if (!resting_ && settings_.lease >= kRestFrom && !parked_.any_out()) {
+    if (stored_ != tracker_.position()) {
+      write_alone(true);
+    }
+    settings_.watch->rest(name_, {.owner = state_.owner(), .token = state_.token(), .lasts = settings_.lease});
+    resting_ = true;
+  }
+  return true;
+}
+
+void PostgresCursor::rise() noexcept {
+  if (std::exchange(resting_, false)) {
+    settings_.watch->rise(name_);
+  }
 }
 
 void PostgresCursor::note_closed() {
@@ -230,10 +272,18 @@ void PostgresCursor::checkpoint(std::uint64_t sequence) {
     const auto before = tracker_.settled();
     tracker_.settle(sequence);
     settled_more_ = settled_more_ || tracker_.settled() != before;
+    if (resting_) {
+      const auto renewed = settings_.watch->renewed(name_);
+      if (!renewed) {
+        rise();
+        throw LeaseLost("cursor '" + name_ + "' was taken over by another relay");
+      }
+      written_ = std::max(written_, *renewed);
+    }
     const auto age = Steady::now() - written_;
     // A place that moved only because other transactions came and went is not worth a write of its own: our own write would
     // move it again.
-    if ((settled_more_ && age >= kCheckpointInterval) || age >= settings_.lease / 3) {
+    if ((settled_more_ && age >= kCheckpointInterval) || age >= settings_.lease / (resting_ ? 2 : 3)) {
       write_alone(true);
     }
     if (settings_.segments && settings_.segments->due()) {
@@ -257,7 +307,10 @@ void PostgresCursor::write_alone(bool keep_lease) {
 }
 
 void PostgresCursor::write(pqxx::transaction_base& tx, bool keep_lease) {
-  state_.write(tx, tracker_.position(), keep_lease ? std::optional{settings_.lease} : std::nullopt);
+  rise();
+  LogPosition position = tracker_.position();
+  state_.write(tx, position, keep_lease ? std::optional{settings_.lease} : std::nullopt);
+  stored_ = std::move(position);
   written_ = Steady::now();
   settled_more_ = false;
 }
@@ -336,34 +389,23 @@ void PostgresCursor::wait(std::chrono::milliseconds most, std::stop_token stop) 
   guarded("wait", [&] {
     idle_connection().get_notifs();
     if (std::exchange(hinted_, false)) {
+      empty_at_.reset();
       return;
     }
-    if (owned_ && listener_ && most >= kSleepFrom && announce_sleep(std::min<std::chrono::milliseconds>(most, kLongestSleep))) {
-      return;  // what was committed before the announcement was seen is found by looking once more
+    most = std::min<std::chrono::milliseconds>(most, kLongestSleep);
+    if (owned_ && listener_ && most >= kSleepFrom &&
+        settings_.watch->announce_sleep(most, empty_at_.value_or(Steady::time_point::max()), idle_connection())) {
+      empty_at_.reset();
+      return;  // what was committed before the announcement was seen is found by reading once more
     }
-    if (waker_->wait(idle_connection().sock(), std::min<std::chrono::milliseconds>(most, kLongestSleep))) {
+    const auto woken = waker_->wait(idle_connection().sock(), most);
+    if (woken.by_socket) {
       idle_connection().get_notifs();
-      hinted_ = false;
+    }
+    if (woken.by_signal || std::exchange(hinted_, false)) {
+      empty_at_.reset();
     }
   });
-}
-
-/// True when something was written. Nothing is taken back when the sleep ends: soon enough, the announcement does.
-bool PostgresCursor::announce_sleep(std::chrono::milliseconds most) {
-  const auto now = Steady::now();
-  if (announced_ && now + most <= *announced_) {
-    return false;
-  }
-  const auto lasts =
-      std::max<std::chrono::milliseconds>(kAnnouncement, std::min<std::chrono::milliseconds>(most, kLongestSleep));
-  pqxx::nontransaction tx{idle_connection()};
-  run(tx,
-      in_schema("SELECT setval('@schema@.asleep_until', greatest(pg_sequence_last_value('@schema@.asleep_until'::regclass),"
-                " (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $1::bigint))",
-                settings_.schema),
-      static_cast<std::int64_t>(lasts.count()));
-  announced_ = now + lasts;
-  return true;
 }
 
 void PostgresCursor::release() noexcept {

@@ -19,6 +19,7 @@
 #include "postgres/pqxx_compat.hpp"
 #include "postgres/segments.hpp"
 #include "postgres/wake.hpp"
+#include "postgres/watch.hpp"
 #include "postgres/window_reader.hpp"
 
 namespace penstock::postgres {
@@ -30,6 +31,7 @@ struct CursorSettings {
   std::shared_ptr<Logger> logger{};
   std::shared_ptr<WakeHub> hub{};
   std::shared_ptr<Segments> segments{};  ///< tended by whoever has a lease; null: by nobody
+  std::shared_ptr<Watch> watch{};        ///< shared by the cursors of a process; null: one of its own
   bool listen = true;
   ReaderLimits limits{};
 };
@@ -73,7 +75,8 @@ class PostgresCursor final : public EventLog::Cursor {
   void recover_from_restore();
   void write(pqxx::transaction_base& tx, bool keep_lease);
   void write_alone(bool keep_lease);
-  bool announce_sleep(std::chrono::milliseconds most);
+  bool nothing_new();
+  void rise() noexcept;
   void note_closed();
   void log(LogLevel level, const std::string& message) const noexcept;
 
@@ -95,7 +98,10 @@ class PostgresCursor final : public EventLog::Cursor {
   bool owned_ = false;
   bool settled_more_ = false;  // since the last write
   Steady::time_point written_{};
-  std::optional<Steady::time_point> announced_{};  // until then our sleep is believed
+  LogPosition stored_{};                          // as it was written last
+  std::optional<Steady::time_point> empty_at_{};  // when a read began that found nothing, and no hint came since
+  bool resting_ = false;                          // the watch renews our lease
+  bool waiting_ = false;                          // the lease was somebody else's when we looked last
 };
 
 }  // namespace penstock::postgres

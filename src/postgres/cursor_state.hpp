@@ -26,6 +26,9 @@ class CursorState {
   /// The stored place, whoever's it is; the beginning of the log when there is none.
   LogPosition read(pqxx::connection& connection) const;
 
+  [[nodiscard]] const std::string& owner() const { return owner_; }
+  [[nodiscard]] std::int64_t token() const { return token_; }
+
  private:
   std::string schema_;
   std::string name_;

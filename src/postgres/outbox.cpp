@@ -12,6 +12,7 @@
 #include "postgres/schema_name.hpp"
 #include "postgres/segments.hpp"
 #include "postgres/wake.hpp"
+#include "postgres/watch.hpp"
 
 namespace penstock {
 
@@ -66,12 +67,14 @@ class Outbox::Impl {
   [[nodiscard]] const std::string& url() const { return url_; }
   [[nodiscard]] const std::shared_ptr<postgres::WakeHub>& hub() const { return hub_; }
   [[nodiscard]] const std::shared_ptr<postgres::Segments>& segments() const { return segments_; }
+  [[nodiscard]] const std::shared_ptr<postgres::Watch>& watch() const { return watch_; }
 
  private:
   std::string url_;
   OutboxOptions options_;
   std::shared_ptr<postgres::WakeHub> hub_ = std::make_shared<postgres::WakeHub>();
   std::shared_ptr<postgres::Segments> segments_{};
+  std::shared_ptr<postgres::Watch> watch_ = std::make_shared<postgres::Watch>(options_.schema, hub_, !options_.listen);
 };
 
 Outbox::Outbox(std::string url, OutboxOptions options) : impl_{std::make_unique<Impl>(std::move(url), std::move(options))} {}
@@ -116,6 +119,7 @@ std::unique_ptr<EventLog::Cursor> Outbox::cursor(const std::string& name, const 
                                                                              .logger = impl_->options().logger,
                                                                              .hub = impl_->hub(),
                                                                              .segments = impl_->segments(),
+                                                                             .watch = impl_->watch(),
                                                                              .listen = impl_->options().listen},
                                                     name, patterns);
 }

@@ -33,6 +33,7 @@ class ParkedEvents {
   /// Rows that are free and not handed out, in order.
   std::vector<Free> free(pqxx::transaction_base& tx, std::size_t max);
   void handed_out(std::uint64_t sequence, std::int64_t row) { out_.emplace(sequence, row); }
+  [[nodiscard]] bool any_out() const { return !out_.empty(); }
   [[nodiscard]] bool is_out(std::uint64_t sequence) const { return out_.count(sequence) != 0; }
 
   void park(pqxx::transaction_base& tx, const std::string& channel, std::int64_t outbox_id, const Event& event);

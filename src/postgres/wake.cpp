@@ -29,7 +29,7 @@ void Waker::signal() noexcept {
   }
 }
 
-bool Waker::wait(int socket, std::chrono::milliseconds most) noexcept {
+Waker::Woken Waker::wait(int socket, std::chrono::milliseconds most) noexcept {
   constexpr std::chrono::milliseconds longest{60'000};
   std::array<pollfd, 2> polled{pollfd{event_, POLLIN, 0}, pollfd{socket, POLLIN, 0}};
   ::poll(polled.data(), polled.size(), static_cast<int>(std::clamp(most, std::chrono::milliseconds{0}, longest).count()));
@@ -38,7 +38,7 @@ bool Waker::wait(int socket, std::chrono::milliseconds most) noexcept {
     static_cast<void>(!::read(event_, &count, sizeof count));
     signalled_ = false;
   }
-  return polled[1].revents != 0;
+  return {.by_signal = polled[0].revents != 0, .by_socket = polled[1].revents != 0};
 }
 
 void WakeHub::add(const std::shared_ptr<Waker>& waker) {

@@ -20,8 +20,11 @@ class Waker {
 
   void signal() noexcept;
   /// Sleeps until a signal (also one from before), until the socket (none: -1) has something to read, or for `most`.
-  /// True when it was the socket.
-  bool wait(int socket, std::chrono::milliseconds most) noexcept;
+  struct Woken {
+    bool by_signal = false;
+    bool by_socket = false;
+  };
+  Woken wait(int socket, std::chrono::milliseconds most) noexcept;
 
  private:
   int event_;

@@ -103,6 +103,24 @@ std::string range_rows_sql(const std::string& schema) {
                    schema);
 }
 
+std::string look_sql(const std::string& schema) {
+  return in_schema(
+      "WITH held AS MATERIALIZED (SELECT c.name, c.token, l.ms FROM @schema@.cursors c"
+      "  JOIN unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[]) AS l(name, owner, token, ms)"
+      "   ON c.name = l.name AND c.owner = l.owner AND c.token = l.token ORDER BY c.name FOR NO KEY UPDATE OF c),"
+      " renewed AS (INSERT INTO @schema@.cursor_log(cursor, token, prev, cur, place, lease_until)"
+      "  SELECT h.name, h.token, s.prev, s.cur, s.place, clock_timestamp() + h.ms * interval '1 millisecond'"
+      "   FROM held h JOIN @schema@.cursor_status s ON s.name = h.name RETURNING cursor)"
+      " SELECT pg_current_snapshot()::text AS cur,"
+      "  $1::xid8 IS NOT NULL AND (EXISTS (SELECT FROM @schema@.outbox WHERE txid >= $1::xid8"
+      "    AND txid < pg_snapshot_xmax(pg_current_snapshot()))"
+      "   OR EXISTS (SELECT FROM (SELECT t FROM unnest($2::xid8[]) t WHERE pg_visible_in_snapshot(t, pg_current_snapshot())"
+      "     OFFSET 0) l CROSS JOIN LATERAL (SELECT FROM @schema@.outbox o WHERE o.txid = l.t LIMIT 1) r)) AS news,"
+      "  NULL AS renewed"
+      " UNION ALL SELECT NULL, NULL, cursor FROM renewed ORDER BY renewed NULLS FIRST",
+      schema);
+}
+
 std::string routes_complemented(std::string sql) {
   constexpr std::string_view any = "route LIKE ANY";
   constexpr std::string_view none = "route NOT LIKE ALL";

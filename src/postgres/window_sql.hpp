@@ -58,6 +58,12 @@ std::string late_rows_sql(const std::string& schema);
 /// Events with ids above $1 and up to $2 that are visible in $4 and not in $3. $5 most rows, $6 most bytes, $7 patterns.
 std::string range_rows_sql(const std::string& schema);
 
+/// Whether anything became visible since a snapshot, for whatever route; and leases renewed that nobody has taken over.
+/// $1 the snapshot's xmax (NULL: only the present snapshot is asked for), $2 transactions in flight then, $3 to $6 cursors,
+/// their owners, tokens and the leases' milliseconds. The first row has `cur` and `news`, the others each a cursor in
+/// `renewed`.
+std::string look_sql(const std::string& schema);
+
 /// One of these statements for the events whose route matches none of the patterns.
 std::string routes_complemented(std::string sql);
 
