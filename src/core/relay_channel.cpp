@@ -86,7 +86,9 @@ bool RelayChannel::own(std::stop_token stop) {
   if (!cursor_->acquire()) {
     measure_backlog();
     tell_status();
-    options_.clock->sleep_for(shorter(options_.idle_wait, kTakeOver), stop);
+    // On the beat, so that the channels of a process ask at the same time, and the log can answer them together.
+    const Clock::Duration beat = shorter(options_.idle_wait, kTakeOver);
+    options_.clock->sleep_for(beat - now().time_since_epoch() % beat, stop);
     return false;
   }
   owner_ = true;

@@ -14,7 +14,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kLookEvery = 900ms;  // a little less than the second in which cursors ask
+constexpr auto kLookEvery = 950ms;  // a little less than the second in which cursors ask
 constexpr auto kHeldFor = 100ms;
 constexpr auto kAnnouncement = 10s;  // how long an announced sleep is believed, unless it is longer
 
@@ -122,7 +122,7 @@ bool Watch::announce_sleep(std::chrono::milliseconds most, Steady::time_point si
   const std::lock_guard lock{mutex_};
   const auto now = Steady::now();
   if (now + most <= announced_until_) {
-    return announced_ > since;
+    return announced_ > since && announced_ > last_look_;
   }
   const auto lasts = std::max<std::chrono::milliseconds>(kAnnouncement, most);
   pqxx::nontransaction tx{connection};

@@ -50,8 +50,8 @@ class Watch {
   /// Whether the cursor's lease is somebody else's, by an answer that is at most a tenth of a second old.
   bool is_held(const std::string& cursor, const std::string& owner, pqxx::connection& connection);
 
-  /// Makes appends NOTIFY for at least `most` from now on. True when that was said after `since`, so that what was committed
-  /// before it must be looked for once more. Throws libpqxx's exceptions.
+  /// Makes appends NOTIFY for at least `most` from now on. True when that was said after `since` and nobody has looked since
+  /// then: what was committed before it must be looked for once more. Throws libpqxx's exceptions.
   bool announce_sleep(std::chrono::milliseconds most, Steady::time_point since, pqxx::connection& connection);
 
  private:

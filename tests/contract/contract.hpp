@@ -47,16 +47,17 @@ struct Traits {
   bool bounded = false;       ///< prefetch: no more messages while so many are unsettled; otherwise intake never stops
   bool exact = false;         ///< acknowledged is never delivered again, also ahead of an unsettled one of its partition
   bool deduplicates = false;  ///< an event published twice with one identity is stored once
+  bool chains = false;        ///< `keeps_order`: in one call nothing of a key is stored behind a failure; else it is
   bool header_order = false;  ///< foreign headers come back in the order they were sent in; otherwise in any
 };
 
 // clang-format off
-// Columns as in Traits:               ordered replayable delays  groups counts marks  partit posit  bound  exact  dedup  header
+// Columns as in Traits:               ordered replayable delays  groups counts marks  partit posit  bound  exact  dedup  chains header
 inline constexpr Traits kMemory     {{ true,   true,      true }, true,  true,  true,  true,  true,  true,  true,  false, true };
-inline constexpr Traits kConduit    {{ true,   true,      false}, true,  false, false, true,  true,  false, false, false, true };
-inline constexpr Traits kLaneQuorum {{ false,  false,     true }, false, true,  true,  false, false, true,  true,  false, false};
-inline constexpr Traits kLaneClassic{{ false,  false,     true }, false, false, true,  false, false, true,  true,  false, false};
-inline constexpr Traits kBeacon     {{ false,  true,      true }, true,  true,  true,  false, true,  true,  true,  true,  true };
+inline constexpr Traits kConduit    {{ true,   true,      false}, true,  false, false, true,  true,  false, false, false, true,  true };
+inline constexpr Traits kLaneQuorum {{ false,  false,     true }, false, true,  true,  false, false, true,  true,  false, false, false};
+inline constexpr Traits kLaneClassic{{ false,  false,     true }, false, false, true,  false, false, true,  true,  false, false, false};
+inline constexpr Traits kBeacon     {{ false,  true,      true }, true,  true,  true,  false, true,  true,  true,  true, false,  true };
 // clang-format on
 
 /// How the scenarios reach one backend: made for each test, so share what is expensive to start among instances.
