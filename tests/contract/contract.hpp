@@ -53,11 +53,11 @@ struct Traits {
 
 // clang-format off
 // Columns as in Traits:               ordered replayable delays  groups counts marks  partit posit  bound  exact  dedup  chains header
-inline constexpr Traits kMemory     {{ true,   true,      true }, true,  true,  true,  true,  true,  true,  true,  false, true };
+inline constexpr Traits kMemory     {{ true,   true,      true }, true,  true,  true,  true,  true,  true,  true,  false, false, true };
 inline constexpr Traits kConduit    {{ true,   true,      false}, true,  false, false, true,  true,  false, false, false, true,  true };
 inline constexpr Traits kLaneQuorum {{ false,  false,     true }, false, true,  true,  false, false, true,  true,  false, false, false};
 inline constexpr Traits kLaneClassic{{ false,  false,     true }, false, false, true,  false, false, true,  true,  false, false, false};
-inline constexpr Traits kBeacon     {{ false,  true,      true }, true,  true,  true,  false, true,  true,  true,  true, false,  true };
+inline constexpr Traits kBeacon     {{ false,  true,      true }, true,  true,  true,  false, true,  true,  true,  true,  false, true };
 // clang-format on
 
 /// How the scenarios reach one backend: made for each test, so share what is expensive to start among instances.
