@@ -58,7 +58,7 @@ class PENSTOCK_EXPORT EventLog {
     /// Holds no transaction or lock on return.
     virtual std::vector<Entry> read(std::size_t max) = 0;
     /// Takes back events that are of no more use, so that `read` may fill them anew instead of making others.
-    virtual void recycle(std::vector<Event> events) { static_cast<void>(events); }
+    virtual void recycle(std::vector<Event>&& events) { static_cast<void>(events); }
     /// Everything up to and including `sequence` is settled. Cheap: it is written, under the token, at most a few times a
     /// second and on `release`. Also renews the lease, so it is to be called at least once a second, also when nothing moved.
     virtual void checkpoint(std::uint64_t sequence) = 0;

@@ -51,7 +51,7 @@ class PostgresCursor final : public EventLog::Cursor {
 
   bool acquire() override;
   std::vector<EventLog::Entry> read(std::size_t max) override;
-  void recycle(std::vector<Event> events) override { recycled_ = std::move(events); }
+  void recycle(std::vector<Event>&& events) override { recycled_ = std::move(events); }
   void checkpoint(std::uint64_t sequence) override;
   void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) override;
   EventLog::Backlog backlog() override;
