@@ -80,6 +80,7 @@ WindowReader::WindowReader(const std::string& schema, const std::vector<std::str
     : limits_{limits},
       poll_{"penstock_poll", poll_sql(schema)},
       extent_{"penstock_extent", extent_sql(schema)},
+      ends_{"penstock_ends", ends_sql(schema)},
       late_extent_{"penstock_late_extent", late_extent_sql(schema)},
       late_rows_{"penstock_late_rows", late_rows_sql(schema)},
       range_rows_{"penstock_range_rows", range_rows_sql(schema)} {
@@ -109,7 +110,7 @@ void WindowReader::use(pqxx::connection& connection, bool shared_by_pooler) {
     tx.exec(reader_session_settings());
     tx.commit();
   }
-  for (const Statement* statement : {&poll_, &extent_, &late_extent_, &late_rows_, &range_rows_}) {
+  for (const Statement* statement : {&poll_, &extent_, &ends_, &late_extent_, &late_rows_, &range_rows_}) {
     connection.prepare(statement->name, statement->sql);
   }
   prepared_ = true;
@@ -194,6 +195,16 @@ WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
 
 WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
   OpenWindow next = *open_;
+  if (next.window->prev.text == Snapshot::beginning().text) {
+    // A new cursor, before which there may be millions.
+    pqxx::nontransaction tx{connection};
+    const auto ends = read(tx, ends_, {});
+    next.smallest = optional_id(ends[0]["smallest"]);
+    next.largest = optional_id(ends[0]["largest"]).value_or(0);
+    next.measured = true;
+    open_ = std::move(next);
+    return Step::more;
+  }
   if (next.txid == 0) {
     next.txid = next.window->prev.xmax - 1;
     next.id = kNoId;

@@ -119,6 +119,7 @@ class WindowReader {
   ReaderLimits limits_;
   Statement poll_;
   Statement extent_;
+  Statement ends_;
   Statement late_extent_;
   Statement late_rows_;
   Statement range_rows_;

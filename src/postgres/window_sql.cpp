@@ -73,6 +73,13 @@ std::string extent_sql(const std::string& schema) {
       schema);
 }
 
+std::string ends_sql(const std::string& schema) {
+  return in_schema(
+      "SELECT (SELECT id FROM @schema@.outbox ORDER BY id LIMIT 1) AS smallest,"
+      " (SELECT id FROM @schema@.outbox ORDER BY id DESC LIMIT 1) AS largest",
+      schema);
+}
+
 std::string late_extent_sql(const std::string& schema) {
   return in_schema(
       "SELECT min(f.id) AS smallest, max(e.id) AS largest FROM unnest($1::xid8[]) t"

@@ -49,6 +49,9 @@ std::string poll_sql(const std::string& schema);
 /// $1, $2: the last pair seen, $3 xmax of cur, $4 cur, $5 most rows. Gives pairs, the pair to go on from, smallest, largest.
 std::string extent_sql(const std::string& schema);
 
+/// The smallest and the largest id there are: the extent of a window since the beginning, without a walk.
+std::string ends_sql(const std::string& schema);
+
 /// The smallest id above $2 and the largest id of the transactions $1, each by one probe of the index on (txid, id).
 std::string late_extent_sql(const std::string& schema);
 

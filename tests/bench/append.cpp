@@ -118,13 +118,17 @@ std::vector<Work> append_works(const Config& config) {
                       {"fsync", "on"},
                       {"synchronous_commit", "on"}};
   std::vector<Work> works;
-  Work one{.name = "append.one", .metrics = {{.unit = "events/s"}}, .settings = settings};
+  Work one{.name = "append.one",
+           .metrics = {{.unit = "events/s", .goal = Goal{Goal::Kind::ratio_at_least, 0.97}}},
+           .settings = settings};
   one.settings["reference"] = "two INSERTs by hand, libpqxx";
   one.ours = [=](double scale) { return appender.ours(kSingles, scale, 1); };
   one.reference = [=](double scale) { return appender.by_hand(kSingles, scale); };
   works.push_back(std::move(one));
 
-  Work span{.name = "append.span100", .metrics = {{.unit = "events/s"}}, .settings = settings};
+  Work span{.name = "append.span100",
+            .metrics = {{.unit = "events/s", .goal = Goal{Goal::Kind::ratio_at_least, 0.9}}},
+            .settings = settings};
   span.settings["events_per_transaction"] = kSpan;
   span.settings["transactions"] = config.events(kSpans, 1);
   span.settings["reference"] = "one INSERT with 100 rows by hand, libpqxx";

@@ -93,7 +93,7 @@ std::vector<Work> backlog_works(const Config& config) {
   };
   Work work{.name = "backlog",
             .metrics = {{.name = "rate", .unit = "events/s", .goal = Goal{Goal::Kind::ratio_within, 0.10}},
-                        {.name = "first_event", .unit = "ms"},
+                        {.name = "first_event", .unit = "ms", .goal = Goal{Goal::Kind::ours_at_most, 100}},
                         {.name = "rss", .unit = "MB", .goal = Goal{Goal::Kind::ours_at_most, 64}}},
             .settings = {{"payload_bytes", kPayloadBytes},
                          {"keys", kKeys},

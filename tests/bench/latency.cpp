@@ -113,15 +113,25 @@ std::vector<Work> latency_works(const Config& config) {
   for (const Backend& backend : backends(config)) {
     const Json with_signal{{"wake_up", "Outbox::signal"}};
     const Json without{{"wake_up", "the outbox alone"}};
-    Work work{.name = "latency." + backend.name,
-              .metrics = {{.name = "signal.p50", .unit = "ms", .quantile = 0.5, .settings = with_signal},
-                          {.name = "signal.p99", .unit = "ms", .quantile = 0.99, .settings = with_signal},
-                          {.name = "p50", .unit = "ms", .quantile = 0.5, .settings = without},
-                          {.name = "p99", .unit = "ms", .quantile = 0.99, .settings = without}},
-              .settings = {{"payload_bytes", kPayloadBytes},
-                           {"interval_ms", kInterval.count()},
-                           {"events_each_run", config.events(kOurs, 1)},
-                           {"fsync", "on"}}};
+    Work work{
+        .name = "latency." + backend.name,
+        .metrics =
+            {{.name = "signal.p50",
+              .unit = "ms",
+              .quantile = 0.5,
+              .goal = Goal{Goal::Kind::ours_at_most, 3},
+              .settings = with_signal},
+             {.name = "signal.p99",
+              .unit = "ms",
+              .quantile = 0.99,
+              .goal = Goal{Goal::Kind::ours_at_most, 15},
+              .settings = with_signal},
+             {.name = "p50", .unit = "ms", .quantile = 0.5, .goal = Goal{Goal::Kind::ours_at_most, 3}, .settings = without},
+             {.name = "p99", .unit = "ms", .quantile = 0.99, .goal = Goal{Goal::Kind::ours_at_most, 15}, .settings = without}},
+        .settings = {{"payload_bytes", kPayloadBytes},
+                     {"interval_ms", kInterval.count()},
+                     {"events_each_run", config.events(kOurs, 1)},
+                     {"fsync", "on"}}};
     work.settings.update(backend.settings);
     work.settings["reference"] = backend.client + ", publish to acknowledgement";
     work.ours = [=](double scale) { return ours(config, backend, config.events(kOurs, scale)); };

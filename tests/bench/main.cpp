@@ -36,7 +36,8 @@ constexpr std::array<std::pair<const char*, std::vector<Work> (*)(const Config&)
 
 int usage(std::ostream& out, int status) {
   out << "penstock_bench [NAME…] [--json FILE] [--runs N] [--quick]\n"
-         "NAME: append, drain, backlog, latency, consume, or one work of them, as drain.kafka; default: all.\n"
+         "NAME: append, drain, backlog, latency, consume, relay (the first four), or one work of them, as drain.kafka; "
+         "default: all.\n"
          "Addresses come from PENSTOCK_POSTGRES_URL, PENSTOCK_KAFKA, PENSTOCK_AMQP_URL and PENSTOCK_NATS_URL; works whose\n"
          "server is not there are left out. scripts/bench starts them.\n";
   return status;
@@ -89,6 +90,7 @@ Json machine(const Config& config) {
 bool wanted(const std::vector<std::string>& names, const std::string& group, const std::string& work) {
   if (names.empty()) return true;
   for (const std::string& name : names) {
+    if (name == "relay" && group != "consume") return true;
     if (name == group || name == work || work.rfind(name + ".", 0) == 0) return true;
   }
   return false;

@@ -178,6 +178,12 @@ TEST_P(PlansTest, TheExtentOfAWindowIsMeasuredAlongTheIndex) {
   EXPECT_EQ(plan.text.find("Sort Method"), std::string::npos) << plan.text;
 }
 
+TEST_P(PlansTest, TheExtentOfTheWholeLogIsFoundAtItsEnds) {
+  const auto plan = explain(postgres::ends_sql(schema_.name()));
+  EXPECT_LE(plan.most_rows, 1) << plan.text;
+  EXPECT_LE(plan.buffers, 40) << plan.text;
+}
+
 TEST_P(PlansTest, ALateTransactionIsReadByItsNumberAndNotFromItsFirstIdOn) {
   open_->commit();
   open_.reset();
