@@ -5,7 +5,6 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 
 #include "conduit/properties.hpp"
@@ -17,9 +16,8 @@ using SteadyClock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
 constexpr auto kSlice = 100ms;
-constexpr auto kCommitWait = 5s;  ///< longest wait for a commit while partitions are given up
-constexpr auto kCommitPause = 50ms;
-constexpr auto kOffsetsWait = 5s;  ///< longest wait for committed offsets and for starts and ends of partitions
+constexpr auto kCommitWait = 5s;   ///< longest wait for a commit while partitions are given up
+constexpr auto kOffsetsWait = 5s;  ///< longest wait for committed offsets and ends of partitions
 constexpr auto kSeekWait = 2s;
 constexpr auto kDestructorLeave = 1s;
 // From 2.5 on librdkafka aborts the process when a consumer is destroyed while partitions are being handed over (its assertion
@@ -53,7 +51,6 @@ GroupMember::GroupMember(const ConduitOptions& options, const ConduitSourceOptio
   revoke_timeout_ = std::min(revoke_timeout_, interval / 2);
   const std::string reset = property_text(conf.get(), "auto.offset.reset");  // by any of its names
   from_end_ = reset == "latest" || reset == "largest" || reset == "end";
-  from_start_ = reset == "earliest" || reset == "smallest" || reset == "beginning";
   rd_kafka_conf_set_opaque(conf.get(), this);
   rd_kafka_conf_set_rebalance_cb(conf.get(), &GroupMember::on_rebalance);
   rd_kafka_conf_set_offset_commit_cb(conf.get(), &GroupMember::on_commit);
@@ -106,6 +103,7 @@ void GroupMember::on_log(const rd_kafka_t* client, int level, const char* facili
 
 RdMessage GroupMember::poll(SteadyClock::duration wait) {
   RdMessage message{rd_kafka_consumer_poll(client_.get(), timeout_ms(wait))};
+  handle_noted();
   if (message && message->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
     handle_error(*message);
     message.reset();
@@ -113,7 +111,7 @@ RdMessage GroupMember::poll(SteadyClock::duration wait) {
   return message;
 }
 
-void GroupMember::serve() {
+void GroupMember::handle_noted() {
   while (!commits_.empty()) {
     for (const Committed& result : std::exchange(commits_, {})) committed(result);
   }
@@ -150,7 +148,7 @@ void GroupMember::rebalance(Rebalance event) {
 }
 
 void GroupMember::assigned(rd_kafka_topic_partition_list_t* partitions, bool cooperative) {
-  if ((from_start_ || from_end_) && !leaving_) find_start(partitions);
+  if (from_end_ && !leaving_) start_at_end(partitions);
   const std::vector<std::int32_t> added = numbers(partitions);
   assignment_.add(added);
   std::string problem;
@@ -183,9 +181,6 @@ void GroupMember::revoked(rd_kafka_topic_partition_list_t* partitions, bool coop
     }
   }
   if (!is_lost()) commit_and_wait(assignment_.take_moved(lost), std::min(leave_by_, SteadyClock::now() + kCommitWait));
-  if (is_lost()) {
-    log_.say(LogLevel::warn, "the group took partitions " + text(lost) + "; what was not committed will be delivered again");
-  }
   assignment_.remove(lost);
   if (cooperative) {
     if (const RdError error{rd_kafka_incremental_unassign(client_.get(), partitions)}) {
@@ -197,32 +192,30 @@ void GroupMember::revoked(rd_kafka_topic_partition_list_t* partitions, bool coop
   log_.say(LogLevel::info, "gave up partitions " + text(lost));
 }
 
-/// Finds where each partition starts. Left to librdkafka, it looks up the start of one without a committed offset in the
-/// background, and when the partition is given up meanwhile, it goes on to fetch it all the same: given back later, it may
-/// bring those messages, which others have handled and committed since.
-///
-/// Where a group begins at the end, the end is committed. Otherwise what arrives before the first commit would be skipped when
-/// the group begins at the end once more, after a crash or a rebalance.
-void GroupMember::find_start(rd_kafka_topic_partition_list_t* partitions) {
+/// Commits the end of each partition that has no committed offset. Otherwise what arrives before the first commit would be
+/// skipped when the group begins at the end once more, after a crash or a rebalance.
+void GroupMember::start_at_end(rd_kafka_topic_partition_list_t* partitions) {
   if (partitions->cnt == 0) return;
-  const auto until = SteadyClock::now() + kOffsetsWait;
   const rd_kafka_resp_err_t error = rd_kafka_committed(client_.get(), partitions, timeout_ms(kOffsetsWait));
   Assignment::Positions ends;
   for (int i = 0; i < partitions->cnt; ++i) {
     rd_kafka_topic_partition_t& partition = partitions->elems[i];
     const bool unknown = error != RD_KAFKA_RESP_ERR_NO_ERROR || partition.err != RD_KAFKA_RESP_ERR_NO_ERROR;
     partition.err = RD_KAFKA_RESP_ERR_NO_ERROR;
-    if (!unknown && partition.offset >= 0) continue;
-    partition.offset = RD_KAFKA_OFFSET_INVALID;  // librdkafka asks again, and applies auto.offset.reset
-    std::int64_t low = 0;
-    std::int64_t high = 0;
-    if (unknown || SteadyClock::now() >= until ||
-        rd_kafka_query_watermark_offsets(client_.get(), topic_.c_str(), partition.partition, &low, &high,
-                                         timeout_ms(until - SteadyClock::now())) != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    if (unknown) {
+      partition.offset = RD_KAFKA_OFFSET_INVALID;  // librdkafka asks again, and applies auto.offset.reset
       continue;
     }
-    partition.offset = from_end_ ? high : low;
-    if (from_end_) ends.emplace_back(partition.partition, high);
+    if (partition.offset >= 0) continue;
+    std::int64_t low = 0;
+    std::int64_t high = 0;
+    if (rd_kafka_query_watermark_offsets(client_.get(), topic_.c_str(), partition.partition, &low, &high,
+                                         timeout_ms(kOffsetsWait)) != RD_KAFKA_RESP_ERR_NO_ERROR) {
+      partition.offset = RD_KAFKA_OFFSET_INVALID;
+      continue;
+    }
+    partition.offset = high;
+    ends.emplace_back(partition.partition, high);
   }
   commit_and_wait(ends, SteadyClock::now() + kCommitWait);
 }
@@ -255,19 +248,14 @@ void GroupMember::committed(const Committed& result) {
 void GroupMember::commit_and_wait(const Assignment::Positions& positions, TimePoint deadline) {
   if (positions.empty()) return;
   const Queue answer{rd_kafka_queue_new(client_.get())};
-  rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
-  do {
-    // Cooperative members keep partitions through a rebalance; between its two phases the broker takes no commits.
-    if (error != RD_KAFKA_RESP_ERR_NO_ERROR) std::this_thread::sleep_for(kCommitPause);
-    error = rd_kafka_commit_queue(client_.get(), list(positions).get(), answer.get(), nullptr, nullptr);
-    if (error == RD_KAFKA_RESP_ERR_NO_ERROR) {
-      const RdEvent event{rd_kafka_queue_poll(answer.get(), timeout_ms(deadline - SteadyClock::now()))};
-      error = event ? rd_kafka_event_error(event.get()) : RD_KAFKA_RESP_ERR__TIMED_OUT;
-    }
-  } while (error == RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS && SteadyClock::now() + kCommitPause < deadline);
+  rd_kafka_resp_err_t error = rd_kafka_commit_queue(client_.get(), list(positions).get(), answer.get(), nullptr, nullptr);
+  if (error == RD_KAFKA_RESP_ERR_NO_ERROR) {
+    const RdEvent event{rd_kafka_queue_poll(answer.get(), timeout_ms(deadline - SteadyClock::now()))};
+    error = event ? rd_kafka_event_error(event.get()) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+  }
   if (error == RD_KAFKA_RESP_ERR_NO_ERROR) return;
   assignment_.not_committed(positions);
-  log_.say_rarely(LogLevel::warn, "last commit", "cannot commit, so messages will be delivered again: " + describe(error));
+  log_.say_rarely(LogLevel::warn, "commit", "cannot commit, so messages will be delivered again: " + describe(error));
 }
 
 void GroupMember::steer(bool all_stopped) {
@@ -311,7 +299,6 @@ void GroupMember::leave(TimePoint deadline) {
   leaving_ = true;
   leave_by_ = deadline;
   {
-    serve();
     if (!dead_) commit_and_wait(assignment_.take_moved(), std::min<TimePoint>(deadline, SteadyClock::now() + kCommitWait));
     // Not rd_kafka_consumer_close: it waits for the broker, and for ever where librdkafka (before 2.4) loses count.
     const Queue queue{rd_kafka_queue_new(client_.get())};
@@ -324,7 +311,7 @@ void GroupMember::leave(TimePoint deadline) {
         rebalances_.push_back({rd_kafka_event_error(event.get()), PartitionList{rd_kafka_topic_partition_list_copy(
                                                                       rd_kafka_event_topic_partition_list(event.get()))}});
       }
-      serve();
+      handle_noted();
     }
     if (refused || rd_kafka_consumer_closed(client_.get()) == 0) {
       log_.say(LogLevel::warn, "the group did not let go in time; the broker notices after session.timeout.ms");
