@@ -46,6 +46,8 @@ class TcpProxy {
   [[nodiscard]] std::uint16_t port() const noexcept { return port_; }
   /// How many connections were accepted so far.
   [[nodiscard]] int accepted() const noexcept { return accepted_; }
+  /// How many pieces clients have sent so far: of one that waits for each answer, its requests.
+  [[nodiscard]] int requests() const noexcept { return requests_; }
   /// Ends every connection there is.
   void cut() { cut_ = true; }
   /// Carries nothing, in either direction, and ends nothing; new connections stay unanswered.
@@ -117,6 +119,7 @@ class TcpProxy {
       if (::poll(watched.data(), watched.size(), 5) <= 0) continue;
       std::size_t at = 1;
       for (auto pair = pairs_.begin(); pair != pairs_.end(); at += 2) {
+        requests_ += watched[at].revents != 0 ? 1 : 0;
         const bool alive = (watched[at].revents == 0 || forward(pair->client, pair->server, deaf_)) &&
                            (watched[at + 1].revents == 0 || forward(pair->server, pair->client, false));
         if (alive) {
@@ -136,6 +139,7 @@ class TcpProxy {
   int listener_;
   std::list<Pair> pairs_;
   std::atomic<int> accepted_{0};
+  std::atomic<int> requests_{0};
   std::atomic<bool> cut_{false};
   std::atomic<bool> stalled_{false};
   std::atomic<bool> deaf_{false};
