@@ -394,9 +394,10 @@ void PostgresCursor::wait(std::chrono::milliseconds most, std::stop_token stop) 
     }
     most = std::min<std::chrono::milliseconds>(most, kLongestSleep);
     if (owned_ && listener_ && most >= kSleepFrom &&
-        settings_.watch->announce_sleep(most, empty_at_.value_or(Steady::time_point::max()), idle_connection())) {
-      empty_at_.reset();
-      return;  // what was committed before the announcement was seen is found by reading once more
+        settings_.watch->announce_sleep(most, std::max(empty_at_.value_or(Steady::time_point::max()), answered_),
+                                        idle_connection())) {
+      answered_ = Steady::now();
+      return;  // what was committed before the announcement was seen is found by looking once more
     }
     const auto woken = waker_->wait(idle_connection().sock(), most);
     if (woken.by_socket) {

@@ -100,6 +100,7 @@ class PostgresCursor final : public EventLog::Cursor {
   Steady::time_point written_{};
   LogPosition stored_{};                          // as it was written last
   std::optional<Steady::time_point> empty_at_{};  // when a read began that found nothing, and no hint came since
+  Steady::time_point answered_{};                 // when an announcement of sleep last made us look once more
   bool resting_ = false;                          // the watch renews our lease
   bool waiting_ = false;                          // the lease was somebody else's when we looked last
 };

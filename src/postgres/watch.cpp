@@ -16,7 +16,7 @@ using namespace std::chrono_literals;
 
 constexpr auto kLookEvery = 950ms;  // a little less than the second in which cursors ask
 constexpr auto kHeldFor = 100ms;
-constexpr auto kAnnouncement = 30s;  // how long an announced sleep is believed, unless it is longer
+constexpr auto kAnnouncement = 10s;  // how long an announced sleep is believed, unless it is longer
 
 }  // namespace
 
