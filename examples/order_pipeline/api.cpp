@@ -18,6 +18,9 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t largest_body = 1'048'576;
+/// A body up to here is read to its end: a client that is answered while it still sends may see its connection break, and no
+/// answer.
+constexpr std::size_t largest_read = 16 * largest_body;
 
 /// RFC 9457.
 void problem(httplib::Response& response, int status, const std::string& title, const std::string& detail,
@@ -51,11 +54,11 @@ std::optional<std::string> read_body(const httplib::Request& request, httplib::R
     return std::nullopt;
   }
   std::string body;
-  std::size_t size = 0;  // of a body in chunks nothing is known before; the rest of a large one is dropped, within reason
+  std::size_t size = 0;  // of a body in chunks nothing is known before
   const bool whole = read([&](const char* data, std::size_t more) {
     size += more;
     if (size <= largest_body) body.append(data, more);
-    return size <= 16 * largest_body;
+    return size <= largest_read;
   });
   if (size > largest_body || response.status == 413) {
     problem(response, 413, "Content Too Large",
@@ -226,7 +229,7 @@ void serve_api(const Options& options, penstock::Outbox& outbox, std::stop_token
   httplib::Server server;
   server.new_task_queue = [] { return new httplib::ThreadPool(8); };
   own_the_port(server);
-  server.set_payload_max_length(largest_body);
+  server.set_payload_max_length(largest_read);
   server.set_keep_alive_timeout(5);
   server.set_read_timeout(10, 0);
   server.Post("/orders", [&](const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& read) {
