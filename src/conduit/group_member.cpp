@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "conduit/properties.hpp"
@@ -16,10 +18,13 @@ using SteadyClock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
 constexpr auto kSlice = 100ms;
-constexpr auto kCommitWait = 5s;   ///< longest wait for a commit while partitions are given up
-constexpr auto kOffsetsWait = 5s;  ///< longest wait for committed offsets and ends of partitions
+constexpr auto kCommitWait = 5s;  ///< longest wait for a commit while partitions are given up
+constexpr auto kCommitPause = 50ms;
+constexpr auto kOffsetsWait = 5s;  ///< longest wait for committed offsets and for starts and ends of partitions
 constexpr auto kSeekWait = 2s;
 constexpr auto kDestructorLeave = 1s;
+constexpr auto kEndsByItself = 20ms;  ///< usually librdkafka needs about one
+constexpr auto kCloseSlice = 5ms;
 // From 2.5 on librdkafka aborts the process when a consumer is destroyed while partitions are being handed over (its assertion
 // in rd_kafka_cgrp_terminated), so it is given this long to finish, also past a shorter deadline. Usually it takes
 // milliseconds.
@@ -51,6 +56,7 @@ GroupMember::GroupMember(const ConduitOptions& options, const ConduitSourceOptio
   revoke_timeout_ = std::min(revoke_timeout_, interval / 2);
   const std::string reset = property_text(conf.get(), "auto.offset.reset");  // by any of its names
   from_end_ = reset == "latest" || reset == "largest" || reset == "end";
+  from_start_ = reset == "earliest" || reset == "smallest" || reset == "beginning";
   rd_kafka_conf_set_opaque(conf.get(), this);
   rd_kafka_conf_set_rebalance_cb(conf.get(), &GroupMember::on_rebalance);
   rd_kafka_conf_set_offset_commit_cb(conf.get(), &GroupMember::on_commit);
@@ -103,7 +109,6 @@ void GroupMember::on_log(const rd_kafka_t* client, int level, const char* facili
 
 RdMessage GroupMember::poll(SteadyClock::duration wait) {
   RdMessage message{rd_kafka_consumer_poll(client_.get(), timeout_ms(wait))};
-  handle_noted();
   if (message && message->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
     handle_error(*message);
     message.reset();
@@ -111,7 +116,7 @@ RdMessage GroupMember::poll(SteadyClock::duration wait) {
   return message;
 }
 
-void GroupMember::handle_noted() {
+void GroupMember::serve() {
   while (!commits_.empty()) {
     for (const Committed& result : std::exchange(commits_, {})) committed(result);
   }
@@ -148,7 +153,7 @@ void GroupMember::rebalance(Rebalance event) {
 }
 
 void GroupMember::assigned(rd_kafka_topic_partition_list_t* partitions, bool cooperative) {
-  if (from_end_ && !leaving_) start_at_end(partitions);
+  if ((from_start_ || from_end_) && !leaving_) find_start(partitions);
   const std::vector<std::int32_t> added = numbers(partitions);
   assignment_.add(added);
   std::string problem;
@@ -181,6 +186,9 @@ void GroupMember::revoked(rd_kafka_topic_partition_list_t* partitions, bool coop
     }
   }
   if (!is_lost()) commit_and_wait(assignment_.take_moved(lost), std::min(leave_by_, SteadyClock::now() + kCommitWait));
+  if (is_lost()) {
+    log_.say(LogLevel::warn, "the group took partitions " + text(lost) + "; what was not committed will be delivered again");
+  }
   assignment_.remove(lost);
   if (cooperative) {
     if (const RdError error{rd_kafka_incremental_unassign(client_.get(), partitions)}) {
@@ -192,30 +200,32 @@ void GroupMember::revoked(rd_kafka_topic_partition_list_t* partitions, bool coop
   log_.say(LogLevel::info, "gave up partitions " + text(lost));
 }
 
-/// Commits the end of each partition that has no committed offset. Otherwise what arrives before the first commit would be
-/// skipped when the group begins at the end once more, after a crash or a rebalance.
-void GroupMember::start_at_end(rd_kafka_topic_partition_list_t* partitions) {
+/// Finds where each partition starts. Left to librdkafka, it looks up the start of one without a committed offset in the
+/// background, and when the partition is given up meanwhile, it goes on to fetch it all the same: given back later, it may
+/// bring those messages, which others have handled and committed since.
+///
+/// Where a group begins at the end, the end is committed. Otherwise what arrives before the first commit would be skipped when
+/// the group begins at the end once more, after a crash or a rebalance.
+void GroupMember::find_start(rd_kafka_topic_partition_list_t* partitions) {
   if (partitions->cnt == 0) return;
+  const auto until = SteadyClock::now() + kOffsetsWait;
   const rd_kafka_resp_err_t error = rd_kafka_committed(client_.get(), partitions, timeout_ms(kOffsetsWait));
   Assignment::Positions ends;
   for (int i = 0; i < partitions->cnt; ++i) {
     rd_kafka_topic_partition_t& partition = partitions->elems[i];
     const bool unknown = error != RD_KAFKA_RESP_ERR_NO_ERROR || partition.err != RD_KAFKA_RESP_ERR_NO_ERROR;
     partition.err = RD_KAFKA_RESP_ERR_NO_ERROR;
-    if (unknown) {
-      partition.offset = RD_KAFKA_OFFSET_INVALID;  // librdkafka asks again, and applies auto.offset.reset
-      continue;
-    }
-    if (partition.offset >= 0) continue;
+    if (!unknown && partition.offset >= 0) continue;
+    partition.offset = RD_KAFKA_OFFSET_INVALID;  // librdkafka asks again, and applies auto.offset.reset
     std::int64_t low = 0;
     std::int64_t high = 0;
-    if (rd_kafka_query_watermark_offsets(client_.get(), topic_.c_str(), partition.partition, &low, &high,
-                                         timeout_ms(kOffsetsWait)) != RD_KAFKA_RESP_ERR_NO_ERROR) {
-      partition.offset = RD_KAFKA_OFFSET_INVALID;
+    if (unknown || SteadyClock::now() >= until ||
+        rd_kafka_query_watermark_offsets(client_.get(), topic_.c_str(), partition.partition, &low, &high,
+                                         timeout_ms(until - SteadyClock::now())) != RD_KAFKA_RESP_ERR_NO_ERROR) {
       continue;
     }
-    partition.offset = high;
-    ends.emplace_back(partition.partition, high);
+    partition.offset = from_end_ ? high : low;
+    if (from_end_) ends.emplace_back(partition.partition, high);
   }
   commit_and_wait(ends, SteadyClock::now() + kCommitWait);
 }
@@ -248,14 +258,19 @@ void GroupMember::committed(const Committed& result) {
 void GroupMember::commit_and_wait(const Assignment::Positions& positions, TimePoint deadline) {
   if (positions.empty()) return;
   const Queue answer{rd_kafka_queue_new(client_.get())};
-  rd_kafka_resp_err_t error = rd_kafka_commit_queue(client_.get(), list(positions).get(), answer.get(), nullptr, nullptr);
-  if (error == RD_KAFKA_RESP_ERR_NO_ERROR) {
-    const RdEvent event{rd_kafka_queue_poll(answer.get(), timeout_ms(deadline - SteadyClock::now()))};
-    error = event ? rd_kafka_event_error(event.get()) : RD_KAFKA_RESP_ERR__TIMED_OUT;
-  }
+  rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
+  do {
+    // Cooperative members keep partitions through a rebalance; between its two phases the broker takes no commits.
+    if (error != RD_KAFKA_RESP_ERR_NO_ERROR) std::this_thread::sleep_for(kCommitPause);
+    error = rd_kafka_commit_queue(client_.get(), list(positions).get(), answer.get(), nullptr, nullptr);
+    if (error == RD_KAFKA_RESP_ERR_NO_ERROR) {
+      const RdEvent event{rd_kafka_queue_poll(answer.get(), timeout_ms(deadline - SteadyClock::now()))};
+      error = event ? rd_kafka_event_error(event.get()) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+    }
+  } while (error == RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS && SteadyClock::now() + kCommitPause < deadline);
   if (error == RD_KAFKA_RESP_ERR_NO_ERROR) return;
   assignment_.not_committed(positions);
-  log_.say_rarely(LogLevel::warn, "commit", "cannot commit, so messages will be delivered again: " + describe(error));
+  log_.say_rarely(LogLevel::warn, "last commit", "cannot commit, so messages will be delivered again: " + describe(error));
 }
 
 void GroupMember::steer(bool all_stopped) {
@@ -297,30 +312,42 @@ void GroupMember::steer(bool all_stopped) {
 void GroupMember::leave(TimePoint deadline) {
   if (!client_) return;
   leaving_ = true;
-  leave_by_ = deadline;
-  {
-    if (!dead_) commit_and_wait(assignment_.take_moved(), std::min<TimePoint>(deadline, SteadyClock::now() + kCommitWait));
-    // Not rd_kafka_consumer_close: it waits for the broker, and for ever where librdkafka (before 2.4) loses count.
-    const Queue queue{rd_kafka_queue_new(client_.get())};
-    const RdError refused{rd_kafka_consumer_close_queue(client_.get(), queue.get())};
-    const bool may_abort = rd_kafka_version() >= kAbortsFrom;
-    const auto until = may_abort ? std::max<TimePoint>(deadline, SteadyClock::now() + kHandover) : deadline;
-    while (!refused && rd_kafka_consumer_closed(client_.get()) == 0 && SteadyClock::now() < until) {
-      const RdEvent event{rd_kafka_queue_poll(queue.get(), timeout_ms(20ms))};
-      if (event && rd_kafka_event_type(event.get()) == RD_KAFKA_EVENT_REBALANCE) {
-        rebalances_.push_back({rd_kafka_event_error(event.get()), PartitionList{rd_kafka_topic_partition_list_copy(
-                                                                      rd_kafka_event_topic_partition_list(event.get()))}});
-      }
-      handle_noted();
-    }
-    if (refused || rd_kafka_consumer_closed(client_.get()) == 0) {
-      log_.say(LogLevel::warn, "the group did not let go in time; the broker notices after session.timeout.ms");
-    }
+  // What goes into commits must not be missing for leaving: the broker would keep the partitions until the session ends.
+  leave_by_ = std::min<TimePoint>(SteadyClock::now() + (deadline - SteadyClock::now()) / 2, SteadyClock::now() + kCommitWait);
+  serve();
+  if (!dead_) commit_and_wait(assignment_.take_moved(), leave_by_);
+  if (!close(deadline)) {
+    log_.say(LogLevel::warn, "the group did not let go in time; the broker notices after session.timeout.ms");
   }
   assignment_.clear();
   rebalances_.clear();
   commits_.clear();
   client_.reset();
+}
+
+/// Not rd_kafka_consumer_close: it waits for the broker, and for ever where librdkafka (before 2.4) loses count.
+///
+/// Closing makes librdkafka ask for the partitions, and it waits for the answer; whatever the answer, it then gives up all.
+/// Where it had asked before, it may not wait for an answer any more. Asked for anything in the moment in which it ends, it
+/// never replies, or aborts the process, when that is a commit. So it is given a moment to end by itself, and then one answer.
+bool GroupMember::close(TimePoint deadline) {
+  const Queue queue{rd_kafka_queue_new(client_.get())};
+  if (const RdError refused{rd_kafka_consumer_close_queue(client_.get(), queue.get())}) return false;
+  const bool may_abort = rd_kafka_version() >= kAbortsFrom;
+  const auto until = may_abort ? std::max<TimePoint>(deadline, SteadyClock::now() + kHandover) : deadline;
+  std::optional<TimePoint> answer_at;
+  while (rd_kafka_consumer_closed(client_.get()) == 0) {
+    const auto now = SteadyClock::now();
+    if (now >= until) return false;
+    if (answer_at && now >= *answer_at) {
+      rd_kafka_assign(client_.get(), nullptr);
+      answer_at = TimePoint::max();
+    }
+    const RdEvent event{rd_kafka_queue_poll(queue.get(), timeout_ms(kCloseSlice))};
+    const bool asked = event && rd_kafka_event_type(event.get()) == RD_KAFKA_EVENT_REBALANCE;
+    if (asked && !answer_at) answer_at = SteadyClock::now() + kEndsByItself;
+  }
+  return true;
 }
 
 PartitionList GroupMember::list(const std::vector<std::int32_t>& partitions) const {

@@ -17,7 +17,7 @@ namespace penstock::conduit {
 /// One librdkafka consumer in its group: rebalances, commits, stopping and rewinding of partitions. It is replaced when it
 /// dies.
 ///
-/// librdkafka's callbacks only note what happened; it is acted on after the poll that brought them, outside of librdkafka.
+/// librdkafka's callbacks only note what happened; `serve` acts on it, outside of librdkafka.
 /// Thread safety: one thread. Lifetime: ends the membership, without waiting for the broker, if `leave` was not called.
 class GroupMember {
  public:
@@ -29,8 +29,11 @@ class GroupMember {
   GroupMember(const GroupMember&) = delete;
   GroupMember& operator=(const GroupMember&) = delete;
 
-  /// The next message, or null; also serves the group. An error is logged and is no message.
+  /// The next message, or null. An error is logged and is no message. A rebalance it meets is only noted.
   RdMessage poll(std::chrono::steady_clock::duration wait);
+  /// Does what the group wants: gives partitions up, which waits for messages in work, and takes new ones. To be called
+  /// between polls, and only while every message that was delivered is in the hands of somebody who can settle it.
+  void serve();
   /// A fatal error was met: the member is of no more use.
   [[nodiscard]] bool dead() const noexcept { return dead_; }
 
@@ -56,14 +59,14 @@ class GroupMember {
   static void on_commit(rd_kafka_t* client, rd_kafka_resp_err_t error, rd_kafka_topic_partition_list_t* partitions, void* self);
   static void on_log(const rd_kafka_t* client, int level, const char* facility, const char* text);
 
-  void handle_noted();
   void rebalance(Rebalance event);
   void assigned(rd_kafka_topic_partition_list_t* partitions, bool cooperative);
   void revoked(rd_kafka_topic_partition_list_t* partitions, bool cooperative);
-  void start_at_end(rd_kafka_topic_partition_list_t* partitions);
+  void find_start(rd_kafka_topic_partition_list_t* partitions);
   void committed(const Committed& result);
   void commit_and_wait(const Assignment::Positions& positions, TimePoint deadline);
   void handle_error(const rd_kafka_message_t& message);
+  bool close(TimePoint deadline);
   PartitionList list(const std::vector<std::int32_t>& partitions) const;
   PartitionList list(const Assignment::Positions& positions) const;
 
@@ -71,9 +74,10 @@ class GroupMember {
   Assignment& assignment_;
   ClientLog& log_;
   std::chrono::milliseconds revoke_timeout_;
-  bool from_end_ = false;  ///< a group without committed offsets begins at the end
+  bool from_start_ = false;  ///< a group without committed offsets begins at the start
+  bool from_end_ = false;    ///< … at the end
   bool leaving_ = false;
-  TimePoint leave_by_ = TimePoint::max();
+  TimePoint leave_by_ = TimePoint::max();  ///< when commits must be done
   bool dead_ = false;
   std::vector<Rebalance> rebalances_;
   std::vector<Committed> commits_;

@@ -67,6 +67,9 @@ class KafkaSource final : public Source {
       while (messages.size() < max) {
         // Once there is something, only what is there already is added to it.
         RdMessage raw = member_->poll(messages.empty() ? slice(until) : SteadyClock::duration{0});
+        // A rebalance waits for messages in work, which nobody could settle while they are still here: then the next poll
+        // sees to it.
+        if (messages.empty()) member_->serve();
         if (!raw) break;
         hand_out(*raw, messages);
         if (messages.empty()) break;  // nothing to hand out: see to retries and commits between
@@ -134,6 +137,7 @@ class KafkaSource final : public Source {
 
   void keep_up() {
     if (!paused_) stopped_ = false;
+    member_->serve();
     member_->steer(stopped_);
     const auto now = SteadyClock::now();
     if (now < next_commit_) return;
@@ -148,6 +152,7 @@ class KafkaSource final : public Source {
     if (stopped_ || SteadyClock::now() >= next_paused_poll_) {
       next_paused_poll_ = SteadyClock::now() + kPausedPoll;
       RdMessage raw = member_->poll(SteadyClock::duration{0});
+      member_->serve();
       if (raw) {
         const std::uint64_t epoch = assignment_.epoch(raw->partition);
         stash_.push_back({std::move(raw), epoch});

@@ -161,8 +161,10 @@ class MockCluster {
   void down() { rd_kafka_mock_broker_set_down(cluster_, 1); }
   void up() { rd_kafka_mock_broker_set_up(cluster_, 1); }
   /// The next Produce requests are answered with these.
-  void fail_produce(const std::vector<rd_kafka_resp_err_t>& errors) {
-    rd_kafka_mock_push_request_errors_array(cluster_, 0, errors.size(), errors.data());
+  void fail_produce(const std::vector<rd_kafka_resp_err_t>& errors) { fail(0, errors); }
+  /// The next requests of a kind, by its number in Kafka's protocol, are answered with these.
+  void fail(std::int16_t kind, const std::vector<rd_kafka_resp_err_t>& errors) {
+    rd_kafka_mock_push_request_errors_array(cluster_, kind, errors.size(), errors.data());
   }
 
  private:
