@@ -181,7 +181,7 @@ void PostgresCursor::recover_from_restore() {
                                       " WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())",
                                       settings_.schema));
   run(tx, in_schema("TRUNCATE @schema@.cursor_log", settings_.schema));
-  run(tx, in_schema("UPDATE @schema@.cursors SET prev = '3:3:', cur = NULL, place = 0, token = token + 1,"
+  run(tx, in_schema("UPDATE @schema@.cursors SET prev = '3:3:', cur = NULL, place = 0, floor = 0, token = token + 1,"
                     " lease_until = '-infinity', updated_at = clock_timestamp()",
                     settings_.schema));
   run(tx, in_schema("UPDATE @schema@.schema_version SET txid = pg_current_xact_id()", settings_.schema));
@@ -261,8 +261,8 @@ void PostgresCursor::note_closed() {
   if (ahead_.valid() || handed_out_ < chunk_.rows.size()) {
     return;
   }
-  if (const auto snapshot = reader_.closed_at()) {
-    tracker_.closed(*snapshot);
+  if (auto position = reader_.closed_at()) {
+    tracker_.closed(std::move(*position));
   }
 }
 
@@ -309,7 +309,7 @@ void PostgresCursor::write_alone(bool keep_lease) {
 void PostgresCursor::write(pqxx::transaction_base& tx, bool keep_lease) {
   rise();
   LogPosition position = tracker_.position();
-  state_.write(tx, position, keep_lease ? std::optional{settings_.lease} : std::nullopt);
+  reader_.mark(state_.write(tx, position, keep_lease ? std::optional{settings_.lease} : std::nullopt));
   stored_ = std::move(position);
   written_ = Steady::now();
   settled_more_ = false;

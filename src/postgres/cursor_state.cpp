@@ -16,7 +16,8 @@ namespace {
 constexpr const char* kSettings = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '60s'; ";
 
 LogPosition position_of(const pqxx::row& row) {
-  return {row["prev"].c_str(), row["cur"].is_null() ? "" : row["cur"].c_str(), row["place"].as<std::int64_t>()};
+  return {row["prev"].c_str(), row["cur"].is_null() ? "" : row["cur"].c_str(), row["place"].as<std::int64_t>(),
+          row["floor"].as<std::int64_t>()};
 }
 
 }  // namespace
@@ -45,15 +46,16 @@ std::optional<LogPosition> CursorState::take(pqxx::connection& connection, std::
   }
   // Another relay may have taken it since. Once we have the row's lock, the next statement sees all that was written under it.
   run(tx, in_schema("SELECT FROM @schema@.cursors WHERE name = $1 FOR NO KEY UPDATE", schema_), name_);
-  const auto taken = run(tx,
-                         in_schema("UPDATE @schema@.cursors c SET owner = $2, token = c.token + 1, prev = s.prev, cur = s.cur,"
-                                   "  place = s.place, lease_until = clock_timestamp() + $3::bigint * interval '1 millisecond',"
-                                   "  updated_at = clock_timestamp()"
-                                   " FROM @schema@.cursor_status s WHERE c.name = $1 AND s.name = $1"
-                                   "  AND (s.owner = $2 OR s.lease_until <= clock_timestamp())"
-                                   " RETURNING c.token, c.prev::text AS prev, c.cur::text AS cur, c.place",
-                                   schema_),
-                         name_, owner_, static_cast<std::int64_t>(lease.count()));
+  const auto taken = run(
+      tx,
+      in_schema("UPDATE @schema@.cursors c SET owner = $2, token = c.token + 1, prev = s.prev, cur = s.cur,"
+                "  place = s.place, floor = s.floor, lease_until = clock_timestamp() + $3::bigint * interval '1 millisecond',"
+                "  updated_at = clock_timestamp()"
+                " FROM @schema@.cursor_status s WHERE c.name = $1 AND s.name = $1"
+                "  AND (s.owner = $2 OR s.lease_until <= clock_timestamp())"
+                " RETURNING c.token, c.prev::text AS prev, c.cur::text AS cur, c.place, c.floor",
+                schema_),
+      name_, owner_, static_cast<std::int64_t>(lease.count()));
   tx.commit();
   if (taken.empty()) {
     return std::nullopt;
@@ -62,29 +64,31 @@ std::optional<LogPosition> CursorState::take(pqxx::connection& connection, std::
   return position_of(taken[0]);
 }
 
-void CursorState::write(pqxx::transaction_base& tx, const LogPosition& position,
-                        std::optional<std::chrono::milliseconds> lease) const {
+std::uint64_t CursorState::write(pqxx::transaction_base& tx, const LogPosition& position,
+                                 std::optional<std::chrono::milliseconds> lease) const {
   const auto written = tx.exec(
       kSettings +
       filled_in(tx,
                 in_schema("WITH held AS MATERIALIZED (SELECT name, token FROM @schema@.cursors"
                           "  WHERE name = $1 AND owner = $2 AND token = $3::bigint FOR NO KEY UPDATE)"
-                          " INSERT INTO @schema@.cursor_log(cursor, token, prev, cur, place, lease_until)"
-                          " SELECT name, token, $4::pg_snapshot, $5::pg_snapshot, $6::bigint,"
-                          "  coalesce(clock_timestamp() + $7::bigint * interval '1 millisecond', '-infinity') FROM held",
+                          " INSERT INTO @schema@.cursor_log(cursor, token, prev, cur, place, floor, lease_until)"
+                          " SELECT name, token, $4::pg_snapshot, $5::pg_snapshot, $6::bigint, $7::bigint,"
+                          "  coalesce(clock_timestamp() + $8::bigint * interval '1 millisecond', '-infinity') FROM held "
+                          "RETURNING pg_current_xact_id()",
                           schema_),
                 {name_, owner_, std::to_string(token_), position.prev,
                  position.cur.empty() ? std::nullopt : std::optional{position.cur}, std::to_string(position.place),
-                 lease ? std::optional{std::to_string(lease->count())} : std::nullopt}));
+                 std::to_string(position.floor), lease ? std::optional{std::to_string(lease->count())} : std::nullopt}));
   if (written.affected_rows() == 0) {
     throw LeaseLost("cursor '" + name_ + "' was taken over by another relay");
   }
+  return std::stoull(written[0][0].c_str());
 }
 
 LogPosition CursorState::read(pqxx::connection& connection) const {
   pqxx::nontransaction tx{connection};
   const auto stored = run(tx,
-                          in_schema("SELECT prev::text AS prev, cur::text AS cur, place FROM @schema@.cursor_status"
+                          in_schema("SELECT prev::text AS prev, cur::text AS cur, place, floor FROM @schema@.cursor_status"
                                     " WHERE name = $1",
                                     schema_),
                           name_);

@@ -21,8 +21,10 @@ class CursorState {
 
   /// Takes the lease under the next token, and returns the stored place; nothing while another owner's lease holds.
   std::optional<LogPosition> take(pqxx::connection& connection, std::chrono::milliseconds lease);
-  /// Stores a place under the token, renewing the lease for so long or giving it up. Throws LeaseLost.
-  void write(pqxx::transaction_base& tx, const LogPosition& position, std::optional<std::chrono::milliseconds> lease) const;
+  /// Stores a place under the token, renewing the lease for so long or giving it up; returns the number of the transaction.
+  /// Throws LeaseLost.
+  std::uint64_t write(pqxx::transaction_base& tx, const LogPosition& position,
+                      std::optional<std::chrono::milliseconds> lease) const;
   /// The stored place, whoever's it is; the beginning of the log when there is none.
   LogPosition read(pqxx::connection& connection) const;
 

@@ -33,14 +33,14 @@ std::uint64_t DeliveryTracker::delivered_beside() {
   return delivered(id_, std::shared_ptr{window_});
 }
 
-void DeliveryTracker::closed(const std::string& snapshot) {
+void DeliveryTracker::closed(LogPosition position) {
   if (!ids_.empty()) {
-    marks_.back().closed = snapshot;
+    marks_.back().closed = std::move(position);
     return;
   }
   marks_.clear();
   window_.reset();
-  base_ = {.prev = snapshot};
+  base_ = std::move(position);
 }
 
 void DeliveryTracker::settle(std::uint64_t sequence) {
@@ -59,8 +59,8 @@ void DeliveryTracker::settle(std::uint64_t sequence) {
   }
   window_ = marks_.front().window;
   const bool whole = marks_.size() > 1 ? marks_[1].first == sequence + 1 : ids_.empty();
-  if (whole && !marks_.front().closed.empty()) {
-    base_ = {.prev = marks_.front().closed};
+  if (whole && marks_.front().closed) {
+    base_ = std::move(*marks_.front().closed);
     window_.reset();
     marks_.pop_front();
   }
@@ -74,7 +74,7 @@ std::int64_t DeliveryTracker::id_of(std::uint64_t sequence) const {
 }
 
 LogPosition DeliveryTracker::position() const {
-  return window_ ? LogPosition{window_->prev.text, window_->cur.text, id_} : base_;
+  return window_ ? LogPosition{window_->prev.text, window_->cur.text, id_, window_->floor} : base_;
 }
 
 }  // namespace penstock::postgres

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <string>
+#include <optional>
 
 #include "postgres/window_reader.hpp"
 
@@ -21,8 +21,8 @@ class DeliveryTracker {
   std::uint64_t delivered(std::int64_t id, const std::shared_ptr<const Window>& window);
   /// An entry was handed out that has no place in the log; returns its sequence. Settling it moves the place no further.
   std::uint64_t delivered_beside();
-  /// Everything visible in this snapshot has been handed out.
-  void closed(const std::string& snapshot);
+  /// Everything up to this place, which is in no window, has been handed out.
+  void closed(LogPosition position);
   /// Everything up to and including `sequence` is settled. Throws std::logic_error for one that was not handed out.
   void settle(std::uint64_t sequence);
 
@@ -37,7 +37,7 @@ class DeliveryTracker {
   struct Mark {
     std::uint64_t first = 0;  // sequence
     std::shared_ptr<const Window> window{};
-    std::string closed{};  // not empty: after the last entry of the window, everything visible in this has been handed out
+    std::optional<LogPosition> closed{};  // after the last entry of the window, everything up to here has been handed out
   };
 
   std::deque<std::int64_t> ids_{};  // of the entries that are not settled

@@ -10,15 +10,16 @@ namespace {
 // Texts that are indexed or compared have the "C" collation: faster, and a new C library never corrupts an index.
 constexpr std::string_view kFirst = R"sql(
 -- The log. Rows are only ever inserted. `txid` is the transaction that appended, `id` is drawn when the row is made (CACHE 1:
--- with a larger cache, ids would not follow the order of commits of one key).
+-- with a larger cache, ids would not follow the order of commits of one key). The order of the two columns matters: defaults
+-- are made in it, so that a transaction has its number before its first event has an id. See `floor` of the cursors.
 -- It is a ring of segments. A sequence says which one takes the appends, so that no append waits for a lock or reads a row to
 -- know; a segment is truncated when every cursor has all of it behind itself.
 CREATE SEQUENCE @schema@.outbox_id_seq AS bigint CACHE 1;
 CREATE SEQUENCE @schema@.outbox_segment AS smallint MINVALUE 0 MAXVALUE 2 START 0;
 SELECT setval('@schema@.outbox_segment', 0);
 CREATE TABLE @schema@.outbox (
-  id             bigint NOT NULL DEFAULT nextval('@schema@.outbox_id_seq'),
   txid           xid8 NOT NULL DEFAULT pg_current_xact_id(),
+  id             bigint NOT NULL DEFAULT nextval('@schema@.outbox_id_seq'),
   appended_at    timestamptz NOT NULL DEFAULT now(),
   segment        smallint NOT NULL DEFAULT pg_sequence_last_value('@schema@.outbox_segment'::regclass)::smallint,
   route          text COLLATE "C" NOT NULL,
@@ -54,7 +55,8 @@ END
 $$;
 
 -- One row per destination: its place in the log and the lease of the relay that owns it. Everything visible in `prev` is
--- settled; of what became visible between `prev` and `cur`, everything up to the id `place`.
+-- settled; of what became visible between `prev` and `cur`, everything up to the id `place`. Transactions that had no number
+-- yet at `prev` append only above the id `floor`: that spares a relay that was away a search for where to begin.
 -- A row is written when a relay takes it over, and when the log below is folded into it; in between, checkpoints and renewals
 -- lock it and are inserted there, because updates several times a second would leave as many dead rows for as long as an old
 -- snapshot is held anywhere in the database. What holds is the newest of both: the view `cursor_status`.
@@ -66,6 +68,7 @@ CREATE TABLE @schema@.cursors (
   prev        pg_snapshot NOT NULL DEFAULT '3:3:',
   cur         pg_snapshot,
   place       bigint NOT NULL DEFAULT 0,
+  floor       bigint NOT NULL DEFAULT 0,
   updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 CREATE TABLE @schema@.cursor_log (
@@ -76,13 +79,14 @@ CREATE TABLE @schema@.cursor_log (
   prev        pg_snapshot NOT NULL,
   cur         pg_snapshot,
   place       bigint NOT NULL,
+  floor       bigint NOT NULL,
   updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (cursor, token, seq)
 ) WITH (autovacuum_vacuum_insert_threshold = 50000, autovacuum_vacuum_insert_scale_factor = 0);
 CREATE VIEW @schema@.cursor_status AS
   SELECT c.name, c.owner, c.token, coalesce(l.lease_until, c.lease_until) AS lease_until, coalesce(l.prev, c.prev) AS prev,
          CASE WHEN l.seq IS NULL THEN c.cur ELSE l.cur END AS cur, coalesce(l.place, c.place) AS place,
-         coalesce(l.updated_at, c.updated_at) AS updated_at
+         coalesce(l.floor, c.floor) AS floor, coalesce(l.updated_at, c.updated_at) AS updated_at
     FROM @schema@.cursors c LEFT JOIN LATERAL
       (SELECT * FROM @schema@.cursor_log l WHERE l.cursor = c.name AND l.token = c.token ORDER BY l.seq DESC LIMIT 1) l ON true;
 

@@ -204,11 +204,11 @@ void Segments::fold(pqxx::connection& connection) {
     }
     tx.exec(
         in_schema("SET LOCAL lock_timeout = '40ms'; LOCK TABLE @schema@.cursor_log IN ACCESS EXCLUSIVE MODE NOWAIT", schema_));
-    tx.exec(
-        in_schema("UPDATE @schema@.cursors c SET lease_until = l.lease_until, prev = l.prev, cur = l.cur, place = l.place,"
-                  " updated_at = l.updated_at FROM (SELECT DISTINCT ON (cursor, token) * FROM @schema@.cursor_log"
-                  "  ORDER BY cursor, token, seq DESC) l WHERE l.cursor = c.name AND l.token = c.token",
-                  schema_));
+    tx.exec(in_schema(
+        "UPDATE @schema@.cursors c SET lease_until = l.lease_until, prev = l.prev, cur = l.cur, place = l.place,"
+        " floor = l.floor, updated_at = l.updated_at FROM (SELECT DISTINCT ON (cursor, token) * FROM @schema@.cursor_log"
+        "  ORDER BY cursor, token, seq DESC) l WHERE l.cursor = c.name AND l.token = c.token",
+        schema_));
     tx.exec(in_schema("TRUNCATE @schema@.cursor_log", schema_));
     tx.commit();
   } catch (const pqxx::sql_error& error) {

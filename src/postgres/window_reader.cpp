@@ -126,12 +126,14 @@ void WindowReader::seek(const LogPosition& position) {
   std::optional<OpenWindow> open;
   if (!position.cur.empty()) {
     open.emplace();
-    open->window = std::make_shared<const Window>(Window{prev, Snapshot::parse(position.cur)});
+    open->window = std::make_shared<const Window>(Window{prev, Snapshot::parse(position.cur), position.floor});
     open->place = position.place;
   }
   buffer_.clear();
   buffer_window_.reset();
   prev_ = std::move(prev);
+  prev_floor_ = position.floor;
+  floor_.reset(position.floor);
   open_ = std::move(open);
 }
 
@@ -168,8 +170,8 @@ void WindowReader::decode(const pqxx::result& rows, int first) {
   buffer_ = std::move(found);
 }
 
-std::optional<std::string> WindowReader::closed_at() const {
-  return open_ || buffered() ? std::nullopt : std::optional{prev_.text};
+std::optional<LogPosition> WindowReader::closed_at() const {
+  return open_ || buffered() ? std::nullopt : std::optional{LogPosition{.prev = prev_.text, .floor = prev_floor_}};
 }
 
 WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
@@ -181,58 +183,47 @@ WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
   Snapshot cur = Snapshot::parse(head["cur"].c_str());
   if (head["large"].as<bool>()) {
     OpenWindow open;
-    open.window = std::make_shared<const Window>(Window{prev_, std::move(cur)});
+    open.window = std::make_shared<const Window>(Window{prev_, std::move(cur), prev_floor_});
     open_ = std::move(open);
     return Step::more;
   }
   decode(rows, 1);
   if (buffered()) {
-    buffer_window_ = std::make_shared<const Window>(Window{prev_, cur});
+    buffer_window_ = std::make_shared<const Window>(Window{prev_, cur, prev_floor_});
   }
-  prev_ = std::move(cur);
+  floor_.saw(optional_id(head["largest"]).value_or(0));
+  advance(std::move(cur));
   return buffered() ? Step::rows : Step::end;
 }
 
+/// Finds the ids between which the window is read. One of a few thousand rows is looked over for its own. A larger one, and
+/// there may be millions of a cursor that was away, is read from the floor on to the end of the log: what was read before is
+/// passed over.
 WindowReader::Step WindowReader::measure(pqxx::connection& connection) {
   OpenWindow next = *open_;
-  if (next.window->prev.text == Snapshot::beginning().text) {
-    // A new cursor, before which there may be millions.
-    pqxx::nontransaction tx{connection};
-    const auto ends = read(tx, ends_, {});
-    next.smallest = optional_id(ends[0]["smallest"]);
-    next.largest = optional_id(ends[0]["largest"]).value_or(0);
-    next.measured = true;
-    open_ = std::move(next);
-    return Step::more;
-  }
-  if (next.txid == 0) {
-    next.txid = next.window->prev.xmax - 1;
-    next.id = kNoId;
-    for (const std::uint64_t txid : next.window->prev.in_flight) {
-      if (next.window->cur.sees(txid)) {
-        next.late.push_back(txid);
-      }
+  const Window& window = *next.window;
+  for (const std::uint64_t txid : window.prev.in_flight) {
+    if (window.cur.sees(txid)) {
+      next.late.push_back(txid);
     }
   }
   pqxx::nontransaction tx{connection};
-  const auto extent = read(tx, extent_,
-                           {std::to_string(next.txid), std::to_string(next.id), std::to_string(next.window->cur.xmax),
-                            next.window->cur.text, std::to_string(limits_.chunk)});
-  const auto& found = extent[0];
-  if (const auto smallest = optional_id(found["smallest"])) {
-    next.smallest = std::min(next.smallest.value_or(kNoId), *smallest);
-    next.largest = std::max(next.largest, found["largest"].as<std::int64_t>());
-  }
-  if (const auto pairs = found["pairs"].as<std::int64_t>(); pairs == limits_.chunk) {
-    next.txid = std::stoull(found["last_txid"].c_str());
-    next.id = found["last_id"].as<std::int64_t>();
-  } else {
+  const auto extent = read(
+      tx, extent_,
+      {std::to_string(window.prev.xmax), std::to_string(window.cur.xmax), window.cur.text, std::to_string(limits_.measured)});
+  if (extent[0]["pairs"].as<std::int64_t>() < limits_.measured) {
+    next.smallest = optional_id(extent[0]["smallest"]);
+    next.largest = optional_id(extent[0]["largest"]).value_or(0);
     if (!next.late.empty()) {
       const auto late = read(tx, late_extent_, {array_of(next.late), std::to_string(next.place)});
       next.largest = std::max(next.largest, optional_id(late[0]["largest"]).value_or(0));
     }
-    next.measured = true;
+  } else {
+    const auto ends = read(tx, ends_, {});
+    next.smallest = std::max(optional_id(ends[0]["smallest"]).value_or(0), window.floor + 1);
+    next.largest = optional_id(ends[0]["largest"]).value_or(0);
   }
+  next.measured = true;
   open_ = std::move(next);
   return Step::more;
 }
@@ -269,8 +260,14 @@ WindowReader::Step WindowReader::walk(pqxx::connection& connection) {
               to);
 }
 
+void WindowReader::advance(Snapshot to) {
+  prev_ = std::move(to);
+  prev_floor_ = floor_.at(prev_);
+}
+
 WindowReader::Step WindowReader::close() {
-  prev_ = open_->window->cur;
+  floor_.saw(open_->largest);
+  advance(open_->window->cur);
   open_.reset();
   return Step::more;
 }

@@ -10,6 +10,7 @@
 
 #include "penstock/event.hpp"
 #include "postgres/fill_in.hpp"
+#include "postgres/id_floor.hpp"
 #include "postgres/pqxx_compat.hpp"
 #include "postgres/snapshot.hpp"
 
@@ -21,13 +22,15 @@ struct LogPosition {
   std::string prev{};
   std::string cur{};  ///< empty: none
   std::int64_t place = 0;
+  std::int64_t floor = 0;  ///< transactions that had no number at `prev` append above this id
   friend bool operator==(const LogPosition&, const LogPosition&) = default;
 };
 
-/// The two snapshots that bound a window.
+/// The two snapshots that bound a window, and the floor at the first.
 struct Window {
   Snapshot prev{};
   Snapshot cur{};
+  std::int64_t floor = 0;
 };
 
 struct LogRow {
@@ -38,7 +41,8 @@ struct LogRow {
 struct ReaderLimits {
   std::size_t small_window = 1000;               ///< rows of a window that is read at once
   std::int64_t bytes = std::int64_t{16} << 20U;  ///< of payload held at a time
-  std::int64_t chunk = 100'000;                  ///< ids or rows that one statement may walk over
+  std::int64_t chunk = 100'000;                  ///< ids that one statement may walk over
+  std::int64_t measured = 10'000;                ///< rows of a window whose ids are looked at before it is read
 };
 
 /// A window that is read in parts, and how far that is.
@@ -46,11 +50,8 @@ struct OpenWindow {
   std::shared_ptr<const Window> window{};
   std::vector<std::uint64_t> late{};  // were in flight at prev, are complete in cur
   std::int64_t place = 0;             // ids up to here have been taken
-  // Walking over the window to find its extent: the last pair seen.
   bool measured = false;
-  std::uint64_t txid = 0;
-  std::int64_t id = 0;
-  std::optional<std::int64_t> smallest{};
+  std::optional<std::int64_t> smallest{};  // of those that were not late, or less
   std::int64_t largest = 0;
 };
 
@@ -97,7 +98,9 @@ class WindowReader {
   [[nodiscard]] bool complement() const { return complement_; }
 
   /// When nothing is buffered and no window is open: everything visible in this has been taken.
-  [[nodiscard]] std::optional<std::string> closed_at() const;
+  [[nodiscard]] std::optional<LogPosition> closed_at() const;
+  /// A transaction was given this number just now, on the connection that is read by. Spares later searches.
+  void mark(std::uint64_t txid) { floor_.mark(txid); }
 
  private:
   struct Statement {
@@ -109,6 +112,7 @@ class WindowReader {
   Step poll(pqxx::connection& connection);
   Step measure(pqxx::connection& connection);
   Step walk(pqxx::connection& connection);
+  void advance(Snapshot to);
   Step close();
   Step fill(const pqxx::result& rows, std::int64_t to);
   void decode(const pqxx::result& rows, int first);
@@ -126,6 +130,8 @@ class WindowReader {
   bool prepared_ = false;
 
   Snapshot prev_ = Snapshot::beginning();
+  std::int64_t prev_floor_ = 0;
+  IdFloor floor_{};
   std::optional<OpenWindow> open_{};
   std::vector<LogRow> buffer_{};
   std::vector<Event> spare_{};

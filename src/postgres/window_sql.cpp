@@ -47,15 +47,15 @@ std::string poll_sql(const std::string& schema) {
       "  WHERE pg_visible_in_snapshot(t, pg_current_snapshot()) OFFSET 0) l CROSS JOIN LATERAL"
       "  (SELECT * FROM @schema@.outbox o WHERE (o.txid, o.id) >= (l.t, 0) AND (o.txid, o.id) <= (l.t, 9223372036854775807)"
       "   ORDER BY o.txid, o.id LIMIT $3::int + 1) r),"
-      " size AS MATERIALIZED (SELECT count(*) > $3::int OR coalesce(sum(bytes), 0) > $4::bigint AS large FROM"
-      "  (SELECT octet_length(data) AS bytes FROM fresh UNION ALL SELECT octet_length(data) FROM late) b)"
+      " size AS MATERIALIZED (SELECT count(*) > $3::int OR coalesce(sum(bytes), 0) > $4::bigint AS large, max(id) AS largest FROM"
+      "  (SELECT id, octet_length(data) AS bytes FROM fresh UNION ALL SELECT id, octet_length(data) FROM late) b)"
       " SELECT NULL::bigint AS id, NULL AS event_id, NULL AS source, NULL AS type, NULL AS subject, NULL AS key,"
       "  NULL AS content_type, NULL AS data_schema, NULL AS time, NULL::bigint AS appended_us, NULL AS correlation_id,"
       "  NULL AS causation_id, NULL AS traceparent, NULL AS tracestate, NULL::jsonb AS extensions, NULL::jsonb AS headers,"
-      "  NULL::bytea AS data, pg_current_snapshot()::text AS cur, large FROM size"
+      "  NULL::bytea AS data, pg_current_snapshot()::text AS cur, large, largest FROM size"
       " UNION ALL SELECT " +
           std::string{kColumns} +
-          ", NULL, NULL"
+          ", NULL, NULL, NULL"
           " FROM (SELECT * FROM fresh UNION ALL SELECT * FROM late) w, size WHERE NOT large"
           "  AND ($5::text[] IS NULL OR route LIKE ANY ($5::text[]))"
           " ORDER BY id NULLS FIRST",
@@ -64,12 +64,10 @@ std::string poll_sql(const std::string& schema) {
 
 std::string extent_sql(const std::string& schema) {
   return in_schema(
-      "WITH pairs AS MATERIALIZED (SELECT txid, id FROM @schema@.outbox WHERE (txid, id) > ($1::xid8, $2::bigint)"
-      "  AND txid < $3::xid8 ORDER BY txid, id LIMIT $5::int),"
-      " last AS MATERIALIZED (SELECT txid, id FROM pairs OFFSET (SELECT greatest(count(*) - 1, 0) FROM pairs) LIMIT 1)"
-      " SELECT count(*) AS pairs, (SELECT txid FROM last)::text AS last_txid, (SELECT id FROM last) AS last_id,"
-      "  min(id) FILTER (WHERE pg_visible_in_snapshot(txid, $4::pg_snapshot)) AS smallest,"
-      "  max(id) FILTER (WHERE pg_visible_in_snapshot(txid, $4::pg_snapshot)) AS largest FROM pairs",
+      "WITH pairs AS MATERIALIZED (SELECT txid, id FROM @schema@.outbox WHERE txid >= $1::xid8 AND txid < $2::xid8"
+      "  ORDER BY txid, id LIMIT $4::int)"
+      " SELECT count(*) AS pairs, min(id) FILTER (WHERE pg_visible_in_snapshot(txid, $3::pg_snapshot)) AS smallest,"
+      "  max(id) FILTER (WHERE pg_visible_in_snapshot(txid, $3::pg_snapshot)) AS largest FROM pairs",
       schema);
 }
 
@@ -115,8 +113,8 @@ std::string look_sql(const std::string& schema) {
       "WITH held AS MATERIALIZED (SELECT c.name, c.token, l.ms FROM @schema@.cursors c"
       "  JOIN unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[]) AS l(name, owner, token, ms)"
       "   ON c.name = l.name AND c.owner = l.owner AND c.token = l.token ORDER BY c.name FOR NO KEY UPDATE OF c),"
-      " renewed AS (INSERT INTO @schema@.cursor_log(cursor, token, prev, cur, place, lease_until)"
-      "  SELECT h.name, h.token, s.prev, s.cur, s.place, clock_timestamp() + h.ms * interval '1 millisecond'"
+      " renewed AS (INSERT INTO @schema@.cursor_log(cursor, token, prev, cur, place, floor, lease_until)"
+      "  SELECT h.name, h.token, s.prev, s.cur, s.place, s.floor, clock_timestamp() + h.ms * interval '1 millisecond'"
       "   FROM held h JOIN @schema@.cursor_status s ON s.name = h.name RETURNING cursor)"
       " SELECT pg_current_snapshot()::text AS cur,"
       "  $1::xid8 IS NOT NULL AND (EXISTS (SELECT FROM @schema@.outbox WHERE txid >= $1::xid8"

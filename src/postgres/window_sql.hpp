@@ -41,15 +41,15 @@ enum EventColumn : int {
 
 /// The whole window since `prev` when it is small, else only word that it is not.
 /// $1 xmax of prev, $2 transactions in flight at prev (array literal), $3 most rows, $4 most bytes of payload, $5 LIKE patterns
-/// (array literal, or NULL for all). The first row has the present snapshot in `cur` and whether the window is `large`; the
-/// others are events.
+/// (array literal, or NULL for all). The first row has the present snapshot in `cur`, whether the window is `large`, and the
+/// largest id that was looked at; the others are events.
 std::string poll_sql(const std::string& schema);
 
-/// Walks the (txid, id) pairs from prev's xmax to cur's, some at a time, to find the smallest and the largest id.
-/// $1, $2: the last pair seen, $3 xmax of cur, $4 cur, $5 most rows. Gives pairs, the pair to go on from, smallest, largest.
+/// Walks the (txid, id) pairs from prev's xmax to cur's to find the smallest and the largest id.
+/// $1 xmax of prev, $2 xmax of cur, $3 cur, $4 most pairs. Gives pairs, smallest, largest.
 std::string extent_sql(const std::string& schema);
 
-/// The smallest and the largest id there are: the extent of a window since the beginning, without a walk.
+/// The smallest and the largest id there are, without a walk.
 std::string ends_sql(const std::string& schema);
 
 /// The smallest id above $2 and the largest id of the transactions $1, each by one probe of the index on (txid, id).

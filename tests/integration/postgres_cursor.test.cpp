@@ -16,6 +16,7 @@
 #include "penstock/envelope.hpp"
 #include "penstock/outbox.hpp"
 #include "postgres/text_codec.hpp"
+#include "postgres/window_reader.hpp"
 #include "support/postgres.hpp"
 #include "support/recording_logger.hpp"
 
@@ -392,6 +393,59 @@ TEST_F(CursorTest, AHugeTransactionIsStreamedInOrder) {
     }
   }
   EXPECT_EQ(next, kEvents);
+}
+
+TEST_F(CursorTest, ACursorThatWasAwayBeginsAtItsFloorAndNotAtTheBeginningOfTheLog) {
+  auto cursor = acquired(outbox_);
+  const auto settle = [&](int count) {
+    append(count);
+    std::uint64_t last = 0;
+    for (auto entries = cursor->read(1000); !entries.empty(); entries = cursor->read(1000)) {
+      last = entries.back().sequence;
+    }
+    cursor->checkpoint(last);
+    cursor->park({}, "orders");  // writes the checkpoint now
+  };
+  settle(3000);
+  const auto seen = schema_.value("SELECT max(id) FROM " + schema_.table("outbox"));
+  settle(1);
+  EXPECT_EQ(schema_.value("SELECT floor FROM " + status_), seen);
+  cursor->release();
+  append(3000);
+
+  const auto steps_to_first_row = [&](std::int64_t floor) {
+    postgres::WindowReader reader{schema_.name(), {"*"}, {.small_window = 10, .chunk = 100, .measured = 100}};
+    reader.seek({.prev = schema_.value<std::string>("SELECT prev FROM " + status_), .floor = floor});
+    int steps = 1;
+    while (reader.step(connection_) == postgres::WindowReader::Step::more) {
+      ++steps;
+    }
+    EXPECT_EQ(reader.take().rows.at(0).event.id, "3002");
+    return steps;
+  };
+  EXPECT_EQ(steps_to_first_row(seen), 3) << "the window is large, its ends, its first rows";
+  EXPECT_GT(steps_to_first_row(0), 30);
+  cursor = acquired(outbox_);
+  EXPECT_EQ(read_all(*cursor), numbers(3002, 6001));
+}
+
+/// What the floor rests on.
+TEST_F(CursorTest, ATransactionHasItsNumberBeforeItsEventsHaveIds) {
+  schema_.exec("CREATE FUNCTION " + schema_.table("checked_id") +
+               "() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN ASSERT pg_current_xact_id_if_assigned() IS NOT NULL;"
+               " RETURN nextval('" + schema_.table("outbox_id_seq") + "'); END $$");
+  for (const auto* table : {"outbox", "outbox_0", "outbox_1", "outbox_2"}) {
+    schema_.exec("ALTER TABLE " + schema_.table(table) + " ALTER id SET DEFAULT " + schema_.table("checked_id") + "()");
+  }
+  append(1);
+  append(100);
+  {
+    pqxx::work tx{connection_};
+    outbox_.append_locked(tx, {.type = "t", .key = "k"});
+    tx.commit();
+  }
+  schema_.exec("SELECT " + schema_.table("append") + "('t', 'x'::text, 'k', '/s')");
+  EXPECT_EQ(schema_.value("SELECT count(*) FROM " + schema_.table("outbox")), 103);
 }
 
 TEST_F(CursorTest, TheBacklogIsWhatIsCommittedAndNotSettled) {

@@ -343,7 +343,8 @@ class Schedule {
     // Small enough for windows of a few rows to be large ones, and for walks to take several steps.
     settings_.limits = {.small_window = 1 + random_() % 4,
                         .bytes = 1 + static_cast<std::int64_t>(random_() % 40),
-                        .chunk = 1 + static_cast<std::int64_t>(random_() % 6)};
+                        .chunk = 1 + static_cast<std::int64_t>(random_() % 6),
+                        .measured = static_cast<std::int64_t>(random_() % 6)};
     for (pqxx::connection& connection : connections) {
       writers_.push_back({.connection = &connection});
     }

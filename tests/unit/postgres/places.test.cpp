@@ -7,6 +7,7 @@
 
 #include "postgres/connection.hpp"
 #include "postgres/delivery_tracker.hpp"
+#include "postgres/id_floor.hpp"
 #include "postgres/migrations.hpp"
 #include "postgres/schema_name.hpp"
 #include "postgres/snapshot.hpp"
@@ -37,6 +38,28 @@ std::shared_ptr<const Window> window(const std::string& prev, const std::string&
   return std::make_shared<const Window>(Window{Snapshot::parse(prev), Snapshot::parse(cur)});
 }
 
+TEST(IdFloor, ANumberGivenLaterMeansLaterIds) {
+  IdFloor floor;
+  floor.reset(7);
+  floor.saw(100);
+  floor.saw(50);
+  floor.mark(10);
+  EXPECT_EQ(floor.at(Snapshot::parse("5:10:")), 7) << "the transaction 10 itself may have been given its number before";
+  EXPECT_EQ(floor.at(Snapshot::parse("5:11:")), 100);
+  floor.saw(200);
+  EXPECT_EQ(floor.at(Snapshot::parse("20:20:")), 100) << "seen, but no number was given since";
+  for (std::uint64_t txid = 30; txid < 60; ++txid) {
+    floor.saw(static_cast<std::int64_t>(txid * 10));
+    floor.mark(txid);
+  }
+  EXPECT_EQ(floor.at(Snapshot::parse("31:31:")), 300);
+  EXPECT_LE(floor.at(Snapshot::parse("40:40:")), 390) << "few are kept";
+  EXPECT_EQ(floor.at(Snapshot::parse("60:60:")), 590) << "the last one is";
+  floor.reset(0);
+  floor.mark(70);
+  EXPECT_EQ(floor.at(Snapshot::parse("80:80:")), 0) << "another server may not have what was seen";
+}
+
 TEST(DeliveryTracker, PointsBehindTheLastSettledEntry) {
   DeliveryTracker tracker;
   const LogPosition start{"3:3:", "", 0};
@@ -46,7 +69,7 @@ TEST(DeliveryTracker, PointsBehindTheLastSettledEntry) {
   EXPECT_EQ(tracker.delivered(101, first), 1U);
   EXPECT_EQ(tracker.delivered(102, first), 2U);
   EXPECT_EQ(tracker.position(), start) << "nothing is settled";
-  tracker.closed("10:10:");
+  tracker.closed({.prev = "10:10:"});
   EXPECT_EQ(tracker.delivered(103, second), 3U);
   EXPECT_EQ(tracker.delivered(104, second), 4U);
   EXPECT_EQ(tracker.id_of(2), 102);
@@ -61,9 +84,9 @@ TEST(DeliveryTracker, PointsBehindTheLastSettledEntry) {
   EXPECT_EQ(tracker.settled(), 3U) << "never back";
   tracker.settle(4);
   EXPECT_EQ(tracker.position(), (LogPosition{"10:10:", "20:20:", 104})) << "more of the window may come";
-  tracker.closed("20:20:");
+  tracker.closed({.prev = "20:20:"});
   EXPECT_EQ(tracker.position(), (LogPosition{"20:20:", "", 0}));
-  tracker.closed("30:30:");
+  tracker.closed({.prev = "30:30:"});
   EXPECT_EQ(tracker.position(), (LogPosition{"30:30:", "", 0})) << "an empty window";
   EXPECT_THROW(tracker.settle(5), std::logic_error);
 }
@@ -73,11 +96,11 @@ TEST(DeliveryTracker, WindowsThatPassUnsettledAreNotSkipped) {
   tracker.reset({"3:3:", "", 0});
   const auto first = window("3:3:", "10:10:");
   tracker.delivered(1, first);
-  tracker.closed("10:10:");
-  tracker.closed("12:12:");
+  tracker.closed({.prev = "10:10:"});
+  tracker.closed({.prev = "12:12:"});
   const auto second = window("12:12:", "20:20:");
   tracker.delivered(2, second);
-  tracker.closed("20:20:");
+  tracker.closed({.prev = "20:20:"});
   EXPECT_EQ(tracker.position().prev, "3:3:");
   tracker.settle(2);
   EXPECT_EQ(tracker.position(), (LogPosition{"20:20:", "", 0}));
