@@ -145,10 +145,13 @@ TEST_P(Outage, Rule9_EverythingConfirmedAcrossAnOutageIsThere) {
     }
   }
   ASSERT_EQ(at, sent.size());
-  consume_ids(*source, confirmed);
+  const auto came = consume_ids(*source, confirmed);
 
   confirm_all(*to, open);
-  consume_ids(*source, ids_of(open));
+  // Some of these may have been stored before, and have come with the others.
+  std::set<std::string> rest = ids_of(open);
+  for (const std::string& id : came) rest.erase(id);
+  consume_ids(*source, rest);
 }
 
 }  // namespace
