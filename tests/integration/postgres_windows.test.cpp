@@ -5,19 +5,16 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <map>
 #include <memory>
 #include <random>
-#include <set>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "penstock/outbox.hpp"
-#include "postgres/cursor.hpp"
 #include "postgres/pqxx_compat.hpp"
 #include "support/postgres.hpp"
 
@@ -331,184 +328,6 @@ TEST_F(WindowsTest, FiftyWritersAtOnceKeepEveryKeyInOrder) {
   }
   schema_.exec("VACUUM " + log_);
   EXPECT_EQ(test::dead_tuples(schema_, {"outbox_0", "outbox_1", "outbox_2"}), 0);
-}
-
-/// Writers that begin, take keys, append, commit and abort in any order, beside readers that stop and crash; one thread decides
-/// what happens next, so that a seed repeats it.
-class Schedule {
- public:
-  Schedule(const Schema& schema, std::deque<pqxx::connection>& connections, unsigned seed) : random_{seed} {
-    settings_.url = postgres_url();
-    settings_.schema = schema.name();
-    // Small enough for windows of a few rows to be large ones, and for walks to take several steps.
-    settings_.limits = {.small_window = 1 + random_() % 4,
-                        .bytes = 1 + static_cast<std::int64_t>(random_() % 40),
-                        .chunk = 1 + static_cast<std::int64_t>(random_() % 6),
-                        .measured = static_cast<std::int64_t>(random_() % 6)};
-    for (pqxx::connection& connection : connections) {
-      writers_.push_back({.connection = &connection});
-    }
-    outbox_ = std::make_unique<Outbox>(postgres_url(), OutboxOptions{.schema = schema.name()});
-    open_reader();
-  }
-
-  void run(int steps) {
-    for (int i = 0; i < steps; ++i) {
-      Writer& writer = writers_[random_() % writers_.size()];
-      switch (random_() % 10) {
-        case 0:
-        case 1:
-        case 2: append(writer); break;
-        case 3: touch(writer); break;
-        case 4:
-        case 5: end(writer, random_() % 5 != 0); break;
-        case 6:
-        case 7: read(1 + random_() % 6); break;
-        case 8: settle(); break;
-        default:
-          if (random_() % 3 == 0) {
-            restart();
-          }
-      }
-    }
-    for (Writer& writer : writers_) {
-      end(writer, true);
-    }
-    if (random_() % 2 == 0) {
-      restart();
-    }
-    while (read(50) > 0) {
-    }
-    check();
-  }
-
- private:
-  struct Writer {
-    pqxx::connection* connection = nullptr;
-    std::unique_ptr<pqxx::work> tx{};
-    std::set<int> keys{};
-    std::vector<std::pair<int, std::string>> appended{};
-  };
-
-  pqxx::work& begun(Writer& writer) {
-    if (!writer.tx) {
-      writer.tx = std::make_unique<pqxx::work>(*writer.connection);
-    }
-    return *writer.tx;
-  }
-  void touch(Writer& writer) { begun(writer).exec("SELECT pg_current_xact_id()"); }
-  void append(Writer& writer) {
-    const int key = static_cast<int>(random_() % 4);
-    for (const Writer& other : writers_) {
-      if (&other != &writer && other.keys.count(key) != 0) {
-        return;  // it would wait for the key's lock
-      }
-    }
-    writer.keys.insert(key);
-    std::vector<Event> events;
-    for (auto n = 1 + random_() % 3; n > 0; --n) {
-      const auto id = std::to_string(++next_id_);
-      events.push_back({.id = id,
-                        .source = "/s",
-                        .type = random_() % 8 == 0 ? "hidden" : "seen",
-                        .key = std::to_string(key),
-                        .data = std::string(random_() % 30, 'x'),
-                        .content_type = "text/plain"});
-      if (events.back().type == "seen") {
-        writer.appended.emplace_back(key, id);
-      }
-    }
-    outbox_->append(begun(writer), events);
-  }
-  void end(Writer& writer, bool commit) {
-    if (!writer.tx) {
-      return;
-    }
-    if (commit) {
-      writer.tx->commit();
-      for (const auto& [key, id] : writer.appended) {
-        committed_[key].push_back(id);
-      }
-    }
-    writer.tx.reset();
-    writer.keys.clear();
-    writer.appended.clear();
-  }
-
-  void open_reader() {
-    reader_ = std::make_unique<postgres::PostgresCursor>(settings_, "c", std::vector<std::string>{"seen"});
-    ASSERT_TRUE(reader_->acquire());
-    sequence_ = 0;
-    settled_ = 0;
-    unsettled_.clear();
-  }
-  std::size_t read(std::size_t max) {
-    const auto entries = reader_->read(max);
-    for (const auto& entry : entries) {
-      EXPECT_EQ(entry.sequence, ++sequence_);
-      unsettled_.push_back(entry.event.id);
-      const int key = std::stoi(entry.event.key);
-      if (first_read_.insert(entry.event.id).second) {
-        delivered_[key].push_back(entry.event.id);
-      } else {
-        EXPECT_TRUE(may_repeat_.count(entry.event.id) != 0) << entry.event.id << " was settled and is read again";
-      }
-    }
-    return entries.size();
-  }
-  void settle() {
-    if (unsettled_.empty()) {
-      return;
-    }
-    const auto count = 1 + random_() % unsettled_.size();
-    settled_ += count;
-    unsettled_.erase(unsettled_.begin(), unsettled_.begin() + static_cast<std::ptrdiff_t>(count));
-    reader_->checkpoint(settled_);
-  }
-  void restart() {
-    may_repeat_.insert(unsettled_.begin(), unsettled_.end());
-    reader_->release();
-    open_reader();
-  }
-  void check() {
-    for (const auto& [key, ids] : committed_) {
-      EXPECT_EQ(delivered_[key], ids) << "key " << key;
-    }
-  }
-
-  std::mt19937 random_;
-  postgres::CursorSettings settings_{};
-  std::unique_ptr<Outbox> outbox_{};
-  std::vector<Writer> writers_{};
-  std::unique_ptr<postgres::PostgresCursor> reader_{};
-  std::uint64_t sequence_ = 0;
-  std::uint64_t settled_ = 0;
-  Ids unsettled_{};
-  std::set<std::string> may_repeat_{};
-  int next_id_ = 0;
-  std::map<int, Ids> committed_{};
-  std::map<int, Ids> delivered_{};
-  std::set<std::string> first_read_{};
-};
-
-TEST(WindowsSchedules, Rule2_NothingIsLostAndKeysStayInOrderInAnyInterleaving) {
-  const Schema schema{"schedules"};
-  // Beside everything, a transaction that never ends and one elsewhere that comes and goes.
-  pqxx::connection foreign{postgres_url()};
-  pqxx::work open{foreign};
-  open.exec("SELECT pg_current_xact_id()");
-  std::deque<pqxx::connection> connections;
-  for (int i = 0; i < 4; ++i) {
-    connections.emplace_back(postgres_url());
-  }
-  for (unsigned seed = 1; seed <= 200; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
-    Schedule{schema, connections, seed}.run(60);
-    schema.exec("TRUNCATE " + schema.table("outbox") + ", " + schema.table("cursors") + ", " + schema.table("cursor_log"));
-    if (testing::Test::HasFailure()) {
-      break;
-    }
-  }
 }
 
 }  // namespace
