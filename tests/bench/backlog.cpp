@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a long backlog costs: the rate, the first event and the memory of a process that does nothing but drain it.
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -40,9 +42,22 @@ Json in_child(const Config& config, const Schema& schema, std::size_t events) {
   return Json::parse(printed);
 }
 
+/// A relay that has worked for a while, and written checkpoints, before it goes away.
+void work_for_a_while(const Schema& original, const Schema& schema) {
+  Outbox outbox{schema.url(), {.schema = schema.name(), .source = kSource}};
+  const auto sink = std::make_shared<InstantSink>();
+  RunningRelay relay{outbox, {.backend = "bench", .name = "sink", .publisher = sink}};
+  for (std::size_t i = 1; i <= 3; ++i) {
+    refill_outbox(original, schema, 1'000, kKeys);
+    relay.await_published(i * 1'000);
+    std::this_thread::sleep_for(std::chrono::milliseconds{300});
+  }
+}
+
 /// Rate, first event, peak of memory.
-Samples drain_backlog(const Config& config, const Schema& original, std::size_t backlog, int times) {
+Samples drain_backlog(const Config& config, const Schema& original, std::size_t backlog, int times, bool away = false) {
   const Schema schema{config.postgres, Schema::Kind::penstock};
+  if (away) work_for_a_while(original, schema);
   std::vector<double> rates;
   std::vector<double> firsts;
   std::vector<double> peaks;
@@ -81,6 +96,7 @@ int drain_child(const std::string& url, const std::string& schema, std::size_t e
 
 std::vector<Work> backlog_works(const Config& config) {
   constexpr double kLong = 1'000'000;
+  constexpr double kLarge = 10'000'000;
   constexpr double kShort = 10'000;
   constexpr int kShortTimes = 8;
   const auto original = std::make_shared<std::unique_ptr<Schema>>();
@@ -91,22 +107,33 @@ std::vector<Work> backlog_works(const Config& config) {
     }
     return **original;
   };
-  Work work{.name = "backlog",
-            .metrics = {{.name = "rate", .unit = "events/s", .goal = Goal{Goal::Kind::ratio_within, 0.10}},
-                        {.name = "first_event", .unit = "ms", .goal = Goal{Goal::Kind::ours_at_most, 100}},
-                        {.name = "rss", .unit = "MB", .goal = Goal{Goal::Kind::ours_at_most, 64}}},
-            .settings = {{"payload_bytes", kPayloadBytes},
-                         {"keys", kKeys},
-                         {"backlog", config.events(kLong, 1)},
-                         {"reference", "the same with a backlog of " + std::to_string(config.events(kShort, 1))},
-                         {"sink", "confirms at once"},
-                         {"fsync", "on"}},
-            .most_runs = 3};
-  work.ours = [=](double scale) { return drain_backlog(config, source(), config.events(kLong, scale), 1); };
-  work.reference = [=](double scale) {
-    return drain_backlog(config, source(), config.events(kShort, 1), scale < 1 ? 1 : kShortTimes);
+  const Work work{.name = "backlog",
+                  .metrics = {{.name = "rate", .unit = "events/s", .goal = Goal{Goal::Kind::ratio_within, 0.10}},
+                              {.name = "first_event", .unit = "ms", .goal = Goal{Goal::Kind::ours_at_most, 100}},
+                              {.name = "rss", .unit = "MB", .goal = Goal{Goal::Kind::ours_at_most, 64}}},
+                  .settings = {{"payload_bytes", kPayloadBytes},
+                               {"keys", kKeys},
+                               {"reference", "the same with a backlog of " + std::to_string(config.events(kShort, 1))},
+                               {"sink", "confirms at once"},
+                               {"fsync", "on"}},
+                  .most_runs = 3};
+  const auto with = [&](const std::string& name, double backlog, bool away) {
+    Work result = work;
+    result.name = name;
+    result.settings["backlog"] = config.events(backlog, 1);
+    result.ours = [=](double scale) { return drain_backlog(config, source(), config.events(backlog, scale), 1, away); };
+    result.reference = [=](double scale) {
+      return drain_backlog(config, source(), config.events(kShort, 1), scale < 1 ? 1 : kShortTimes);
+    };
+    return result;
   };
-  return {std::move(work)};
+  Work away = with("backlog.away", kLong, true);
+  away.settings["cursor"] = "worked before, and was away while the backlog came";
+  Work large = with("backlog.large", kLarge, true);
+  large.settings["cursor"] = away.settings["cursor"];
+  large.most_runs = 1;
+  large.only_by_name = true;
+  return {with("backlog", kLong, false), std::move(away), std::move(large)};
 }
 
 }  // namespace penstock::bench

@@ -41,6 +41,7 @@ struct Work {
   std::function<Samples(double scale)> ours{};
   std::function<Samples(double scale)> reference{};  ///< none: our figure stands alone
   int most_runs = 1'000;                             ///< fewer than asked for, where a run is long
+  bool only_by_name = false;                         ///< takes many minutes: not done unless it is named itself
 };
 
 struct Config {

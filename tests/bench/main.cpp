@@ -8,6 +8,7 @@
 #include <amqp.h>
 #endif
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <ctime>
@@ -87,7 +88,9 @@ Json machine(const Config& config) {
           {"nats.c", nats_GetVersion()}};
 }
 
-bool wanted(const std::vector<std::string>& names, const std::string& group, const std::string& work) {
+bool wanted(const std::vector<std::string>& names, const std::string& group, const Work& of) {
+  const std::string& work = of.name;
+  if (of.only_by_name) return std::find(names.begin(), names.end(), work) != names.end();
   if (names.empty()) return true;
   for (const std::string& name : names) {
     if (name == "relay" && group != "consume") return true;
@@ -102,7 +105,7 @@ int run_all(const std::vector<std::string>& names, const Config& config, const s
   std::vector<Json> rows;
   for (const auto& [group, make] : kBenchmarks) {
     for (const Work& work : make(config)) {
-      if (!wanted(names, group, work.name)) continue;
+      if (!wanted(names, group, work)) continue;
       for (Json& row : measure(work, config)) rows.push_back(std::move(row));
     }
   }
