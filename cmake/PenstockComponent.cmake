@@ -6,13 +6,13 @@ find_package(Threads REQUIRED)
 # penstock_add_component(<name>
 #   HEADERS <public headers, below include/>
 #   [COMPONENTS <components it builds on>]      linked PUBLIC
-#   [PKG_PUBLIC <pkg-config module>]            users compile against it too
-#   [PKG_PRIVATE <pkg-config module>]           an implementation detail
+#   [PKG_PUBLIC <pkg-config modules>]           users compile against them too
+#   [PKG_PRIVATE <pkg-config modules>]          an implementation detail
 #   [HEADER_ONLY <targets>])                    used while building only, never needed by users
 #
 # Sources are the .cpp files of the calling folder. Target penstock_<name>, alias penstock::<name>, library libpenstock-<name>.
 function(penstock_add_component name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "PKG_PUBLIC;PKG_PRIVATE" "HEADERS;COMPONENTS;HEADER_ONLY")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "HEADERS;COMPONENTS;PKG_PUBLIC;PKG_PRIVATE;HEADER_ONLY")
   file(GLOB sources CONFIGURE_DEPENDS "*.cpp")
   if(NOT sources)
     message(STATUS "penstock::${name} has no sources yet")
@@ -43,11 +43,11 @@ function(penstock_add_component name)
     list(APPEND requires penstock-${component})
   endforeach()
   foreach(scope IN ITEMS PUBLIC PRIVATE)
-    if(arg_PKG_${scope})
+    foreach(module IN LISTS arg_PKG_${scope})
       find_package(PkgConfig REQUIRED)
-      pkg_check_modules(${arg_PKG_${scope}} REQUIRED IMPORTED_TARGET GLOBAL ${arg_PKG_${scope}})
-      target_link_libraries(${target} ${scope} PkgConfig::${arg_PKG_${scope}})
-    endif()
+      pkg_check_modules(${module} REQUIRED IMPORTED_TARGET GLOBAL ${module})
+      target_link_libraries(${target} ${scope} PkgConfig::${module})
+    endforeach()
   endforeach()
   foreach(header_only IN LISTS arg_HEADER_ONLY)
     target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:${header_only}>)
@@ -59,7 +59,7 @@ function(penstock_add_component name)
     set(PC_NAME penstock-${name})
     set(PC_REQUIRES ${requires} ${arg_PKG_PUBLIC})
     list(JOIN PC_REQUIRES " " PC_REQUIRES)
-    set(PC_REQUIRES_PRIVATE "${arg_PKG_PRIVATE}")
+    list(JOIN arg_PKG_PRIVATE " " PC_REQUIRES_PRIVATE)
     configure_file("${PROJECT_SOURCE_DIR}/cmake/penstock.pc.in" "${PROJECT_BINARY_DIR}/penstock-${name}.pc" @ONLY)
     install(FILES "${PROJECT_BINARY_DIR}/penstock-${name}.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
   endif()

@@ -5,18 +5,28 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "penstock/logger.hpp"
 #include "penstock/publisher.hpp"
+#include "penstock/secret.hpp"
 #include "penstock/source.hpp"
+#include "penstock/tls.hpp"
 
 namespace penstock {
 
 struct BeaconOptions {
-  std::string url{};           ///< required: "nats://host:port", several separated by commas; never logged with its password
-  std::size_t window = 1'000;  ///< most messages sent and not acknowledged, per channel
+  std::string url{};  ///< required: "nats://host:port", or tls://, several separated by commas; never shown with its password
+  // Who we are, one of these, in place of what the url says:
+  Secret password{};  ///< of the url's user
+  Secret token{};
+  std::string credentials_file{};   ///< JWT and seed, as nsc writes them
+  std::string nkey{};               ///< the public key, "U…"
+  std::string nkey_seed_file{};     ///< holds its seed, "SU…"
+  std::optional<TlsOptions> tls{};  ///< for TLS with other than the system's authorities; tls:// alone is TLS with these
+  std::size_t window = 1'000;       ///< most messages sent and not acknowledged, per channel
   std::shared_ptr<Logger> logger{};
 };
 

@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "penstock/logger.hpp"
 #include "penstock/publisher.hpp"
+#include "penstock/secret.hpp"
 #include "penstock/source.hpp"
+#include "penstock/tls.hpp"
 
 namespace penstock {
 
@@ -17,6 +20,8 @@ struct ConduitOptions {
   std::string bootstrap_servers{};  ///< required: "host:port,host:port"
   /// Any librdkafka property, passed through untouched, over penstock's own settings; an unknown one is an error that names it.
   std::map<std::string, std::string> properties{};
+  std::map<std::string, Secret> secrets{};  ///< properties, too, as "sasl.password"
+  std::optional<TlsOptions> tls{};          ///< security.protocol is then ssl; sasl_ssl where a property says sasl
   std::shared_ptr<Logger> logger{};
 };
 

@@ -5,18 +5,28 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "penstock/logger.hpp"
 #include "penstock/publisher.hpp"
+#include "penstock/secret.hpp"
 #include "penstock/source.hpp"
+#include "penstock/tls.hpp"
 
 namespace penstock {
 
 struct LaneOptions {
-  std::string
-      url{};  ///< required: "amqp://user:password@host:port/vhost" (vhost percent-encoded); never logged with its password
+  enum class Login : std::uint8_t {
+    password,    ///< PLAIN
+    certificate  ///< EXTERNAL: as whoever `tls.certificate_file` names; RabbitMQ's plugin rabbitmq_auth_mechanism_ssl
+  };
+  /// Required: "amqp://user:password@host:port/vhost" (vhost percent-encoded), amqps with TLS. Never shown with its password.
+  std::string url{};
+  Secret password{};  ///< of the url's user, in place of one in the url
+  Login login = Login::password;
+  std::optional<TlsOptions> tls{};  ///< for TLS with other than the system's authorities; amqps:// alone is TLS with these
   std::chrono::seconds heartbeat{10};
   std::size_t window = 2'000;  ///< most messages sent and not confirmed, per channel
   std::shared_ptr<Logger> logger{};
@@ -43,7 +53,7 @@ struct LaneSourceOptions {
 /// Thread safety: any thread. Lifetime: channels and sources keep what they need alive and may outlive it.
 class PENSTOCK_EXPORT Lane {
  public:
-  /// Does not connect. Throws std::invalid_argument for a URL that cannot be read.
+  /// Does not connect. Throws std::invalid_argument for a URL or another option that cannot be.
   explicit Lane(LaneOptions options);
   ~Lane();
   Lane(Lane&&) noexcept;

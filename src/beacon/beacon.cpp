@@ -39,7 +39,7 @@ class StreamPublisher final : public Publisher {
 class Beacon::Impl {
  public:
   explicit Impl(BeaconOptions options)
-      : servers_{beacon::parse_servers(options.url)},
+      : servers_{beacon::servers_of(options)},
         options_{std::move(options)},
         session_{std::make_shared<beacon::Session>(servers_, options_.logger)} {
     if (options_.window == 0) throw std::invalid_argument{"Beacon: window must be at least 1"};

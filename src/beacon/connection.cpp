@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdlib>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
+#include "core/tls.hpp"
 #include "penstock/random.hpp"
 
 namespace penstock::beacon {
@@ -85,6 +87,35 @@ void check(natsStatus status, const char* what) {
   if (status != NATS_OK) throw std::runtime_error{std::string{what} + ": " + last_error(status)};
 }
 
+void log_in(natsOptions* options, const Servers& servers) {
+  if (!servers.user.empty()) {
+    check(natsOptions_SetUserInfo(options, servers.user.c_str(), servers.password.reveal().c_str()), "user and password");
+  } else if (!servers.token.empty()) {
+    check(natsOptions_SetToken(options, servers.token.reveal().c_str()), "token");
+  } else if (!servers.credentials_file.empty()) {
+    check(natsOptions_SetUserCredentialsFromFiles(options, servers.credentials_file.c_str(), nullptr),
+          "BeaconOptions::credentials_file");
+  } else if (!servers.nkey.empty()) {
+    check(natsOptions_SetNKeyFromSeed(options, servers.nkey.c_str(), servers.nkey_seed_file.c_str()), "BeaconOptions::nkey");
+  }
+}
+
+void encrypt(natsOptions* options, const TlsOptions& tls, const std::string& host) {
+  check(natsOptions_SetSecure(options, true), "TLS");
+  if (!tls.ca_file.empty()) {
+    check(natsOptions_LoadCATrustedCertificates(options, tls.ca_file.c_str()), "BeaconOptions::tls.ca_file");
+  }
+  if (!tls.certificate_file.empty()) {
+    check(natsOptions_LoadCertificatesChain(options, tls.certificate_file.c_str(), tls.key_file.c_str()),
+          "BeaconOptions::tls.certificate_file and key_file");
+  }
+  if (tls.verify) {
+    check(natsOptions_SetExpectedHostname(options, host.c_str()), "BeaconOptions::tls.server_name");
+  } else {
+    check(natsOptions_SkipServerVerification(options, true), "BeaconOptions::tls.verify");
+  }
+}
+
 }  // namespace
 
 void Speech::say(LogLevel level, const std::string& text) noexcept {
@@ -122,37 +153,59 @@ milliseconds Backoff::next() {
 
 Connection::Connection(const Servers& servers, const std::vector<std::string>& announced,
                        const std::weak_ptr<Listener>& listener, milliseconds connect_timeout) {
+  listener_ = Listeners::instance().add({listener, ended_});
+  std::string why;
+  // The client library verifies one name, whichever server it connects to. So each is tried alone where names matter. Those
+  // that a server announced, by address as a rule, are of the first one's cluster and bear its name.
+  struct Try {
+    std::vector<std::string> urls{};
+    std::string host{};
+  };
+  std::vector<Try> tries;
+  if (servers.tls && servers.tls->verify && servers.tls->server_name.empty()) {
+    for (std::size_t i = 0; i < servers.urls.size(); ++i) tries.push_back({{servers.urls[i]}, servers.hosts[i]});
+    if (!announced.empty()) tries.push_back({announced, servers.hosts.front()});
+    const auto first = static_cast<std::ptrdiff_t>(Random::system().unit() * static_cast<double>(tries.size()));
+    std::rotate(tries.begin(), tries.begin() + std::min<std::ptrdiff_t>(first, std::ssize(tries) - 1), tries.end());
+  } else {
+    tries.push_back({servers.urls, servers.tls ? servers.tls->server_name : std::string{}});
+    tries.back().urls.insert(tries.back().urls.end(), announced.begin(), announced.end());
+  }
+  try {
+    for (const Try& each : tries) {
+      const natsStatus status = dial(servers, each.urls, each.host, connect_timeout);
+      if (status == NATS_OK) return;
+      why = tls::explained(last_error(status), "BeaconOptions::tls");
+    }
+  } catch (const std::exception& failure) {
+    why = failure.what();
+  }
+  Listeners::instance().remove(listener_);
+  throw std::runtime_error{"cannot connect to " + servers.label + ": " + why};
+}
+
+natsStatus Connection::dial(const Servers& servers, const std::vector<std::string>& server_urls, const std::string& host,
+                            milliseconds timeout) {
   natsOptions* made = nullptr;
   check(natsOptions_Create(&made), "NATS options");
   const OptionsHandle options{made};
   std::vector<const char*> urls;
-  for (const auto& url : servers.urls) urls.push_back(url.c_str());
-  for (const auto& url : announced) urls.push_back(url.c_str());
-
-  natsStatus status = natsOptions_SetServers(made, urls.data(), static_cast<int>(urls.size()));
-  if (status == NATS_OK && !servers.user.empty()) {
-    status = servers.password.empty() ? natsOptions_SetToken(made, servers.user.c_str())
-                                      : natsOptions_SetUserInfo(made, servers.user.c_str(), servers.password.c_str());
-  }
-  if (status == NATS_OK && servers.tls) status = natsOptions_SetSecure(made, true);
-  if (status == NATS_OK) status = natsOptions_SetName(made, "penstock");
+  urls.reserve(server_urls.size());
+  for (const auto& url : server_urls) urls.push_back(url.c_str());
+  check(natsOptions_SetServers(made, urls.data(), static_cast<int>(urls.size())), "NATS options");
+  log_in(made, servers);
+  if (servers.tls) encrypt(made, *servers.tls, host);
+  natsStatus status = natsOptions_SetName(made, "penstock");
   if (status == NATS_OK) status = natsOptions_SetAllowReconnect(made, false);
-  if (status == NATS_OK) status = natsOptions_SetTimeout(made, std::max<std::int64_t>(connect_timeout.count(), 100));
+  if (status == NATS_OK) status = natsOptions_SetTimeout(made, std::max<std::int64_t>(timeout.count(), 100));
   if (status == NATS_OK) status = natsOptions_SetWriteDeadline(made, kWriteDeadline.count());
   if (status == NATS_OK) status = natsOptions_SetPingInterval(made, kPingInterval.count());
   if (status == NATS_OK) status = natsOptions_SetMaxPingsOut(made, kPingsOut);
   if (status == NATS_OK) status = natsOptions_SetFailRequestsOnDisconnect(made, true);
-  check(status, "NATS options");
-
-  listener_ = Listeners::instance().add({listener, ended_});
-  status = natsOptions_SetErrorHandler(made, error_occurred, closure(listener_));
+  if (status == NATS_OK) status = natsOptions_SetErrorHandler(made, error_occurred, closure(listener_));
   if (status == NATS_OK) status = natsOptions_SetClosedCB(made, connection_closed, closure(listener_));
-  if (status == NATS_OK) status = natsConnection_Connect(&connection_, made);
-  if (status != NATS_OK) {
-    const auto why = last_error(status);
-    Listeners::instance().remove(listener_);
-    throw std::runtime_error{"cannot connect to " + servers.label + ": " + why};
-  }
+  check(status, "NATS options");
+  return natsConnection_Connect(&connection_, made);
 }
 
 Connection::~Connection() {

@@ -89,6 +89,9 @@ class Connection {
   static std::string new_inbox();
 
  private:
+  /// Connects to one of these, whose certificate must be for `host` unless that is empty.
+  natsStatus dial(const Servers& servers, const std::vector<std::string>& urls, const std::string& host, milliseconds timeout);
+
   natsConnection* connection_ = nullptr;
   std::shared_ptr<std::atomic<bool>> ended_ = std::make_shared<std::atomic<bool>>(false);
   std::uintptr_t listener_ = 0;

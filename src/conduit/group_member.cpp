@@ -61,6 +61,7 @@ GroupMember::GroupMember(const ConduitOptions& options, const ConduitSourceOptio
   rd_kafka_conf_set_rebalance_cb(conf.get(), &GroupMember::on_rebalance);
   rd_kafka_conf_set_offset_commit_cb(conf.get(), &GroupMember::on_commit);
   rd_kafka_conf_set_log_cb(conf.get(), &GroupMember::on_log);
+  Trouble::listen(conf.get(), &GroupMember::on_certificate);
   client_ = make_client(RD_KAFKA_CONSUMER, std::move(conf));
   rd_kafka_poll_set_consumer(client_.get());
   rd_kafka_set_log_queue(client_.get(), nullptr);
@@ -103,6 +104,15 @@ void GroupMember::on_commit(rd_kafka_t* client, rd_kafka_resp_err_t error, rd_ka
 void GroupMember::on_log(const rd_kafka_t* client, int level, const char* facility, const char* text) {
   if (client == nullptr) return;  // a client that could not be made says so by its error
   static_cast<GroupMember*>(rd_kafka_opaque(client))->log_.relay(level, facility, text);
+}
+
+/// On a thread of librdkafka's.
+int GroupMember::on_certificate(rd_kafka_t* client, const char* broker, std::int32_t id, int* x509_error, int depth,
+                                const char* certificate, std::size_t size, char* why, std::size_t room, void* self) {
+  Trouble trouble;
+  const int answer = Trouble::note(client, broker, id, x509_error, depth, certificate, size, why, room, &trouble);
+  if (answer == 0) static_cast<GroupMember*>(self)->log_.say_rarely(LogLevel::error, "certificate", why);
+  return answer;
 }
 
 // --- polling ----------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 #include "conduit/assignment.hpp"
 #include "conduit/client_log.hpp"
 #include "conduit/handles.hpp"
+#include "conduit/trouble.hpp"
 #include "penstock/conduit.hpp"
 
 namespace penstock::conduit {
@@ -58,6 +59,7 @@ class GroupMember {
                            void* self);
   static void on_commit(rd_kafka_t* client, rd_kafka_resp_err_t error, rd_kafka_topic_partition_list_t* partitions, void* self);
   static void on_log(const rd_kafka_t* client, int level, const char* facility, const char* text);
+  static Trouble::Judge on_certificate;
 
   void rebalance(Rebalance event);
   void assigned(rd_kafka_topic_partition_list_t* partitions, bool cooperative);

@@ -78,7 +78,7 @@ void Ledger::report(Slot& slot, const Outcome& outcome) {
   finish(owner);
 }
 
-void Ledger::sweep(TimePoint now) {
+void Ledger::sweep(TimePoint now, const std::string& trouble) {
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     Batch& batch = *deadlines_.begin()->second;
     deadlines_.erase(deadlines_.begin());
@@ -87,8 +87,9 @@ void Ledger::sweep(TimePoint now) {
       if (slot == nullptr) continue;
       slot->waiter = nullptr;
       late_.emplace(slot->identity, slot);
-      settle(batch, i,
-             {Outcome::Status::unknown, "Kafka gave no answer within the time allowed; the event may still be stored"});
+      settle(
+          batch, i,
+          {Outcome::Status::unknown, "Kafka gave no answer within the time allowed; the event may still be stored" + trouble});
     }
     finish(batch);
   }

@@ -70,7 +70,7 @@ class Ledger {
   /// librdkafka has let go of the message.
   void report(Slot& slot, const Outcome& outcome);
   /// Gives up waiting where time has run out: `unknown`.
-  void sweep(TimePoint now);
+  void sweep(TimePoint now, const std::string& trouble = {});
   /// All that is inside librdkafka has that outcome; no slot is reported after this.
   void report_all(const Outcome& outcome);
 

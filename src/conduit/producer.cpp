@@ -202,6 +202,8 @@ void Producer::refresh_topic(const std::string& topic) {
 void Producer::connect() {
   Conf conf = producer_conf(options_);
   rd_kafka_conf_set_events(conf.get(), RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
+  rd_kafka_conf_set_opaque(conf.get(), &trouble_);
+  Trouble::listen(conf.get(), &Trouble::note);
   Client client = make_client(RD_KAFKA_PRODUCER, std::move(conf));
   Queue queue{rd_kafka_queue_get_main(client.get())};
   rd_kafka_set_log_queue(client.get(), nullptr);
@@ -231,7 +233,7 @@ void Producer::run(const std::stop_token& stop) {
       serve_next(queue_.get());
       {
         const std::lock_guard lock{mutex_};
-        ledger_.sweep(SteadyClock::now());
+        ledger_.sweep(SteadyClock::now(), trouble_.suffix());
       }
       if (fatal()) {
         if (SteadyClock::now() - connected > kLongestBackoff) backoff = kShortestBackoff;
@@ -262,6 +264,7 @@ void Producer::serve(rd_kafka_event_t* event) {
       const rd_kafka_resp_err_t error = rd_kafka_event_error(event);
       log_.say_rarely(error == RD_KAFKA_RESP_ERR__FATAL ? LogLevel::error : LogLevel::warn, rd_kafka_err2name(error),
                       describe(error) + ": " + rd_kafka_event_error_string(event));
+      trouble_.connection(error, rd_kafka_event_error_string(event));
       return;
     }
     case RD_KAFKA_EVENT_LOG: {
@@ -280,6 +283,7 @@ void Producer::serve_reports(rd_kafka_event_t* event) {
     const std::lock_guard lock{mutex_};
     while (const rd_kafka_message_t* message = rd_kafka_event_message_next(event)) {
       if (message->_private == nullptr) continue;
+      if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) trouble_.over();
       report(*static_cast<Ledger::Slot*>(message->_private), message->err, rd_kafka_message_status(message));
     }
     if (ledger_.unreported() == 0) alone_ = false;

@@ -18,6 +18,7 @@
 #include "conduit/client_log.hpp"
 #include "conduit/handles.hpp"
 #include "conduit/ledger.hpp"
+#include "conduit/trouble.hpp"
 #include "penstock/conduit.hpp"
 #include "penstock/publisher.hpp"
 
@@ -74,6 +75,7 @@ class Producer {
   bool alone_ = false;              ///< a suspect is on its way, and nothing else may join its batch
   bool stopping_ = false;
   std::chrono::steady_clock::time_point next_refresh_{};
+  Trouble trouble_;
   Client client_;
   Queue queue_;  ///< dies before the client
   std::jthread thread_;

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <utility>
 
+#include "core/tls.hpp"
+
 namespace penstock::conduit {
 namespace {
 
@@ -81,6 +83,46 @@ void overlay(rd_kafka_conf_t* conf, const Properties& properties) {
   }
 }
 
+bool any_sasl(const Properties& properties) {
+  const auto from = properties.lower_bound("sasl.");
+  return from != properties.end() && from->first.starts_with("sasl.");
+}
+
+void overlay(rd_kafka_conf_t* conf, const ConduitOptions& options) {
+  if (options.tls) {
+    const TlsOptions& tls = *options.tls;
+    tls::check(tls, "ConduitOptions::tls");
+    if (!tls.server_name.empty()) {
+      throw std::invalid_argument{"ConduitOptions::tls.server_name is '" + tls.server_name +
+                                  "': on Kafka each broker has its own name, the one it announces, and librdkafka verifies "
+                                  "that; leave it empty"};
+    }
+    set(conf, "security.protocol", "ssl");
+    set(conf, "ssl.endpoint.identification.algorithm", tls.verify ? "https" : "none");
+    set(conf, "enable.ssl.certificate.verification", tls.verify ? "true" : "false");
+    if (!tls.ca_file.empty()) set(conf, "ssl.ca.location", tls.ca_file);
+    if (!tls.certificate_file.empty()) set(conf, "ssl.certificate.location", tls.certificate_file);
+    if (!tls.key_file.empty()) set(conf, "ssl.key.location", tls.key_file);
+  }
+  overlay(conf, options.properties);
+  for (const auto& [name, secret] : options.secrets) overlay(conf, {{name, secret.reveal()}});
+}
+
+/// What is asked for twice must agree, and a password that nobody would ask for is a mistake.
+void check_security(rd_kafka_conf_t* conf, const ConduitOptions& options, const Properties& more) {
+  bool sasl = any_sasl(options.properties) || any_sasl(more);
+  for (const auto& [name, secret] : options.secrets) sasl = sasl || name.starts_with("sasl.");
+  const std::string protocol = get(conf, "security.protocol");
+  if (options.tls && (protocol == "plaintext" || protocol == "sasl_plaintext")) {
+    throw std::invalid_argument{"ConduitOptions::tls is given, and the property 'security.protocol' is '" + protocol +
+                                "', which does not encrypt; leave the property out"};
+  }
+  if (!sasl || protocol.starts_with("sasl_")) return;
+  if (options.tls) return set(conf, "security.protocol", "sasl_ssl");
+  throw std::invalid_argument{"a property says sasl, and 'security.protocol' is '" + protocol +
+                              "', so nobody would log in; give ConduitOptions::tls, or set it to sasl_ssl or sasl_plaintext"};
+}
+
 void finish(rd_kafka_conf_t* conf, bool producer) {
   refuse_broken_promises(conf, producer);
   // librdkafka's own lines come through the queues we poll: never on stderr, never from its threads.
@@ -100,7 +142,8 @@ Conf producer_conf(const ConduitOptions& options) {
   set(conf.get(), "enable.gapless.guarantee", "true");
   set(conf.get(), "linger.ms", "1");
   set(conf.get(), "topic.metadata.propagation.max.ms", "3000");
-  overlay(conf.get(), options.properties);
+  overlay(conf.get(), options);
+  check_security(conf.get(), options, {});
   finish(conf.get(), true);
   return conf;
 }
@@ -110,8 +153,9 @@ Conf consumer_conf(const ConduitOptions& options, const ConduitSourceOptions& so
   set(conf.get(), "auto.offset.reset", source.start == ConduitSourceOptions::Start::earliest ? "earliest" : "latest");
   set(conf.get(), "queued.max.messages.kbytes", "16384");
   set(conf.get(), "topic.metadata.refresh.interval.ms", "10000");  // how soon new partitions are seen
-  overlay(conf.get(), options.properties);
+  overlay(conf.get(), options);
   overlay(conf.get(), source.properties);
+  check_security(conf.get(), options, source.properties);
   if (!group.empty()) set(conf.get(), "group.id", group);
   set(conf.get(), "enable.auto.offset.store", "false");
   finish(conf.get(), false);

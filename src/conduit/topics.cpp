@@ -10,6 +10,7 @@
 
 #include "conduit/handles.hpp"
 #include "conduit/properties.hpp"
+#include "conduit/trouble.hpp"
 
 namespace penstock::conduit {
 namespace {
@@ -104,6 +105,12 @@ void declare_topic(const ConduitOptions& options, const TopicSpec& topic, std::c
   const NewTopic request = new_topic(topic);
   Conf conf = producer_conf(options);
   rd_kafka_conf_set_log_cb(conf.get(), nullptr);  // what goes wrong is in the exception
+  Trouble trouble;
+  rd_kafka_conf_set_opaque(conf.get(), &trouble);
+  rd_kafka_conf_set_error_cb(conf.get(), [](rd_kafka_t* /*client*/, int error, const char* words, void* opaque) {
+    static_cast<Trouble*>(opaque)->connection(static_cast<rd_kafka_resp_err_t>(error), words);
+  });
+  Trouble::listen(conf.get(), &Trouble::note);
   const Client client = make_client(RD_KAFKA_PRODUCER, std::move(conf));
 
   Answer answer;
@@ -117,7 +124,10 @@ void declare_topic(const ConduitOptions& options, const TopicSpec& topic, std::c
     default: {
       std::string what = "topic '" + topic.name + "' cannot be created: " + describe(answer.error);
       if (!answer.words.empty()) what += ": " + answer.words;
-      if (passes(answer.error)) what += "; is Kafka reachable at " + options.bootstrap_servers + "?";
+      if (passes(answer.error)) {
+        rd_kafka_poll(client.get(), 0);  // hears what is to be said of the connections
+        what += "; is Kafka reachable at " + options.bootstrap_servers + "?" + trouble.suffix();
+      }
       throw std::runtime_error{what};
     }
   }

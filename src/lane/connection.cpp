@@ -23,6 +23,8 @@
 #include <system_error>
 #include <utility>
 
+#include "lane/tls.hpp"
+
 namespace penstock::lane {
 namespace {
 
@@ -133,11 +135,17 @@ Connection::Connection(const Address& address, std::chrono::seconds heartbeat, c
     : interrupt_{interrupt}, state_{amqp_new_connection()}, beat_{heartbeat} {
   if (state_ == nullptr) throw std::bad_alloc{};
   try {
-    amqp_socket_t* socket = amqp_tcp_socket_new(state_);
-    if (socket == nullptr) throw std::bad_alloc{};
     const auto user_timeout = heartbeat.count() > 0 ? milliseconds{2 * heartbeat} : milliseconds{30'000};
-    const int fd = open_socket(address, user_timeout, deadline, interrupt);
-    amqp_tcp_socket_set_sockfd(socket, fd);  // owns it from here
+    int fd = -1;
+    if (address.tls) {
+      fd = open_tls(state_, address, deadline, interrupt);
+      set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(user_timeout.count()));
+    } else {
+      amqp_socket_t* socket = amqp_tcp_socket_new(state_);
+      if (socket == nullptr) throw std::bad_alloc{};
+      fd = open_socket(address, user_timeout, deadline, interrupt);
+      amqp_tcp_socket_set_sockfd(socket, fd);  // owns it from here
+    }
     interrupt_.attach(fd);
     login(address, heartbeat, name, deadline);
   } catch (...) {
@@ -167,9 +175,18 @@ void Connection::login(const Address& address, std::chrono::seconds heartbeat, c
   wanted.value.value.table = amqp_table_t{static_cast<int>(capabilities.size()), capabilities.data()};
   std::array properties{wanted, entry("connection_name", std::string_view{name})};
   const amqp_table_t table{static_cast<int>(properties.size()), properties.data()};
-  const amqp_rpc_reply_t reply = amqp_login_with_properties(
-      state_, address.vhost.c_str(), AMQP_DEFAULT_MAX_CHANNELS, AMQP_DEFAULT_FRAME_SIZE, static_cast<int>(heartbeat.count()),
-      &table, AMQP_SASL_METHOD_PLAIN, address.user.c_str(), address.password.c_str());
+  const auto beat = static_cast<int>(heartbeat.count());
+  const char* const vhost = address.vhost.c_str();
+  const amqp_rpc_reply_t reply =
+      address.by_certificate
+          ? amqp_login_with_properties(state_, vhost, AMQP_DEFAULT_MAX_CHANNELS, AMQP_DEFAULT_FRAME_SIZE, beat, &table,
+                                       AMQP_SASL_METHOD_EXTERNAL, "certificate")  // which counts
+          : amqp_login_with_properties(state_, vhost, AMQP_DEFAULT_MAX_CHANNELS, AMQP_DEFAULT_FRAME_SIZE, beat, &table,
+                                       AMQP_SASL_METHOD_PLAIN, address.user.c_str(), address.password.reveal().c_str());
+  if (reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION && address.tls) {
+    // With TLS 1.3 RabbitMQ looks at our certificate only after our side of the handshake is over.
+    if (const std::string said = tls_trouble(); !said.empty()) throw AmqpError{0, false, "login: " + said};
+  }
   if (reply.reply_type != AMQP_RESPONSE_NORMAL) raise("login", reply);
   beat_ = std::chrono::seconds{amqp_get_heartbeat(state_)};
 

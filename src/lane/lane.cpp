@@ -11,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/tls.hpp"
 #include "lane/backoff.hpp"
 #include "lane/connection.hpp"
 #include "lane/interrupt.hpp"
@@ -26,6 +27,22 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+lane::Address checked_address(const LaneOptions& options) {
+  lane::Address address = lane::parse_url(options.url);
+  if (options.tls) {
+    tls::check(*options.tls, "LaneOptions::tls");
+    address.tls = options.tls;
+  }
+  if (!options.password.empty()) address.password = options.password;
+  address.by_certificate = options.login == LaneOptions::Login::certificate;
+  if (address.by_certificate && (!address.tls || address.tls->certificate_file.empty())) {
+    throw std::invalid_argument{
+        "LaneOptions::login is by certificate, and there is none; give tls.certificate_file and tls.key_file"};
+  }
+  if (address.by_certificate) address.user = "(certificate)";  // RabbitMQ alone knows which user that is
+  return address;
+}
+
 lane::Settings checked(LaneOptions options) {
   if (options.heartbeat.count() < 0 || options.heartbeat.count() > 65'535) {
     throw std::invalid_argument{"LaneOptions::heartbeat is " + std::to_string(options.heartbeat.count()) +
@@ -34,7 +51,7 @@ lane::Settings checked(LaneOptions options) {
   if (options.window == 0) {
     throw std::invalid_argument{"LaneOptions::window is 0, so nothing could be sent; give a number from 1"};
   }
-  return {lane::parse_url(options.url), options.heartbeat, options.window, std::move(options.logger),
+  return {checked_address(options), options.heartbeat, options.window, std::move(options.logger),
           std::make_shared<lane::Topology>()};
 }
 
@@ -105,7 +122,9 @@ void Lane::declare(std::span<const QueueSpec> queues, std::chrono::milliseconds 
       }
       if (error.channel_only()) throw std::runtime_error{where + error.what()};
       if (!logged_in && (error.code() == 403 || error.code() == 530)) {
-        throw std::runtime_error{where + error.what() + ". Check user, password and vhost of LaneOptions::url"};
+        throw std::runtime_error{
+            where + error.what() +
+            ". Check user, password and vhost of LaneOptions::url, or LaneOptions::login and its certificate"};
       }
       const auto pause = backoff.next(Random::system());
       if (Clock::now() + pause >= deadline) {

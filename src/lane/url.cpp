@@ -11,8 +11,9 @@ namespace penstock::lane {
 namespace {
 
 [[noreturn]] void refuse(const std::string& reason) {
-  throw std::invalid_argument{"LaneOptions::url " + reason +
-                              "; write amqp://user:password@host:port/vhost, with special characters percent-encoded"};
+  throw std::invalid_argument{
+      "LaneOptions::url " + reason +
+      "; write amqp://user:password@host:port/vhost, or amqps with TLS, with special characters percent-encoded"};
 }
 
 int hex(char digit) {
@@ -44,19 +45,29 @@ std::string decoded(std::string_view part, const char* name) {
 }  // namespace
 
 Address parse_url(std::string_view url) {
-  constexpr std::string_view scheme = "amqp://";
+  constexpr std::string_view plain = "amqp://";
+  constexpr std::string_view encrypted = "amqps://";
   if (url.empty()) refuse("is empty");
-  if (url.starts_with("amqps://")) refuse("asks for TLS (amqps), which Lane does not speak yet");
-  if (!url.starts_with(scheme)) refuse("does not begin with amqp://");
-  url.remove_prefix(scheme.size());
+  Address address;
+  if (url.starts_with(encrypted)) {
+    address.tls.emplace();
+    address.port = 5671;
+    url.remove_prefix(encrypted.size());
+  } else if (url.starts_with(plain)) {
+    url.remove_prefix(plain.size());
+  } else {
+    refuse("begins neither with amqp:// nor with amqps://");
+  }
   if (url.find_first_of("?#") != std::string_view::npos) {
     refuse("carries options ('?' or '#'), which belong in LaneOptions");
   }
 
-  Address address;
   std::string_view authority = url.substr(0, url.find('/'));
   const std::string_view path = url.substr(authority.size());
   if (path.find('/', 1) != std::string_view::npos) refuse("has a '/' inside the vhost, to be written %2F");
+  // Else what was meant for a password with a '/' would be shown as a vhost.
+  if (path.find('@') != std::string_view::npos)
+    refuse("has a '@' behind its first '/'; write %40, and %2F for a '/' before it");
   if (path.size() > 1) address.vhost = decoded(path.substr(1), "vhost");
 
   if (const auto at = authority.rfind('@'); at != std::string_view::npos) {
@@ -91,7 +102,8 @@ Address parse_url(std::string_view url) {
 
 std::string Address::shown() const {
   const bool v6 = host.find(':') != std::string::npos;
-  return "amqp://" + user + "@" + (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port) + " vhost '" + vhost + "'";
+  return (tls ? "amqps://" : "amqp://") + user + "@" + (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port) +
+         " vhost '" + vhost + "'";
 }
 
 }  // namespace penstock::lane

@@ -16,8 +16,13 @@ struct ConnectOptions {
   bool shared_by_pooler = false;
 };
 
-/// The connection string with a connect timeout, keepalives and a name for the connection added, each unless it is there.
+/// The connection string with a connect timeout, keepalives and a name for the connection added, each unless it is there;
+/// with `sslrootcert` and no `sslmode`, the server is verified.
 std::string with_defaults(const std::string& url, std::chrono::milliseconds connect_timeout);
+
+/// The text without the passwords of the connection string: libpq's complaints about one that it cannot read repeat parts of
+/// it.
+std::string without_secrets(std::string text, const std::string& url);
 
 /// Opens a connection with our session settings: UTF-8, UTC, bytes as hex, deadlines. Throws libpqxx's exceptions.
 ///

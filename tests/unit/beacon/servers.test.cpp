@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "penstock/beacon.hpp"
 
@@ -26,21 +27,22 @@ TEST(BeaconServers, KeepsCredentialsOutOfTheLabel) {
   const auto servers = parse_servers("nats://kim:se@cret@a:4222,nats://b");
   EXPECT_EQ(servers.urls[0], "nats://kim:se@cret@a:4222");
   EXPECT_EQ(servers.user, "kim");
-  EXPECT_EQ(servers.password, "se@cret");
+  EXPECT_EQ(servers.password.reveal(), "se@cret");
   EXPECT_EQ(servers.label, "nats://a:4222,nats://b:4222");
   EXPECT_FALSE(servers.tls);
 }
 
 TEST(BeaconServers, ATokenHasNoPassword) {
   const auto servers = parse_servers("nats://s3cret@a:4222");
-  EXPECT_EQ(servers.user, "s3cret");
+  EXPECT_EQ(servers.token.reveal(), "s3cret");
+  EXPECT_TRUE(servers.user.empty());
   EXPECT_TRUE(servers.password.empty());
 }
 
 TEST(BeaconServers, NeverShowsCredentialsInAnError) {
-  for (const char* bad :
-       {"nats://kim:secret@", "nats://kim:secret@host:0", "nats://kim:secret@host:99999", "http://kim:secret@host",
-        "nats://kim:secret@ho st", "nats://kim:secret@[::1", "nats://kim:secret@host:a,nats://b"}) {
+  for (const char* bad : {"nats://kim:secret@", "nats://kim:secret@host:0", "nats://kim:secret@host:99999",
+                          "http://kim:secret@host", "nats://kim:secret@ho st", "nats://kim:secret,more@host",
+                          "nats://kim:secret@[::1", "nats://kim:secret@host:a,nats://b"}) {
     try {
       parse_servers(bad);
       FAIL() << bad;
@@ -49,6 +51,30 @@ TEST(BeaconServers, NeverShowsCredentialsInAnError) {
       EXPECT_NE(std::string{error.what()}.find("nats://[user"), std::string::npos) << error.what();
     }
   }
+}
+
+TEST(BeaconServers, OneLoginReplacesThatOfTheUrls) {
+  const auto servers = servers_of({.url = "nats://kim:old@a,tls://lee@b", .password = "new"});
+  EXPECT_EQ(servers.urls, (std::vector<std::string>{"nats://a:4222", "tls://b:4222"}));
+  EXPECT_EQ(servers.hosts, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(servers.user, "kim");
+  EXPECT_EQ(servers.password.reveal(), "new");
+  EXPECT_EQ(servers_of({.url = "nats://kim@a", .password = "new"}).user, "kim");
+  EXPECT_EQ(servers_of({.url = "nats://kim@a", .token = "new"}).token.reveal(), "new");
+
+  const auto refused = [](const BeaconOptions& options) -> std::string {
+    try {
+      servers_of(options);
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_NE(refused({.url = "nats://a", .password = "p"}).find("no user"), std::string::npos);
+  EXPECT_NE(refused({.url = "nats://k@a", .password = "p", .token = "t"}).find("one of them"), std::string::npos);
+  EXPECT_NE(refused({.url = "nats://a", .nkey = "U"}).find("nkey_seed_file"), std::string::npos);
+  EXPECT_NE(refused({.url = "nats://a", .credentials_file = "/nowhere"}).find("credentials_file: the file '/nowhere'"),
+            std::string::npos);
 }
 
 TEST(BeaconServers, AnEmptyListIsMisuse) {

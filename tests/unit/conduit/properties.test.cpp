@@ -48,6 +48,32 @@ TEST(Properties, WhatWouldBreakThePromisesIsRefused) {
   EXPECT_THAT(refusal(with({{"group.id", "g"}})), HasSubstr("'group.id'"));
 }
 
+TEST(Properties, TlsIsVerifiedAndAgreesWithTheProperties) {
+  ConduitOptions options = with({});
+  options.tls.emplace();
+  Conf conf = producer_conf(options);
+  EXPECT_EQ(property_text(conf.get(), "security.protocol"), "ssl");
+  EXPECT_EQ(property_text(conf.get(), "enable.ssl.certificate.verification"), "true");
+  EXPECT_EQ(property_text(conf.get(), "ssl.endpoint.identification.algorithm"), "https");
+  options.secrets["sasl.password"] = "hunter2";
+  options.properties["sasl.mechanism"] = "SCRAM-SHA-512";
+  EXPECT_EQ(property_text(producer_conf(options).get(), "security.protocol"), "sasl_ssl");
+  conf = consumer_conf(options, {}, "group");
+  EXPECT_EQ(property_text(conf.get(), "security.protocol"), "sasl_ssl");
+  EXPECT_EQ(property_text(conf.get(), "sasl.password"), "hunter2");
+  options.properties["security.protocol"] = "sasl_plaintext";
+  EXPECT_THAT(refusal(options), HasSubstr("'security.protocol' is 'sasl_plaintext'"));
+  options.properties.erase("security.protocol");
+  options.tls->server_name = "kafka.example";
+  EXPECT_THAT(refusal(options), HasSubstr("ConduitOptions::tls.server_name is 'kafka.example'"));
+  options.tls.reset();
+  EXPECT_THAT(refusal(options), HasSubstr("nobody would log in"));
+  options.secrets = {{"sasl.pasword", "hunter2"}};
+  EXPECT_THAT(refusal(options), ::testing::AllOf(HasSubstr("'sasl.pasword'"), ::testing::Not(HasSubstr("hunter2"))));
+  options.secrets = {{"acks", "hunter2"}};
+  EXPECT_THAT(refusal(options), ::testing::AllOf(HasSubstr("'acks'"), ::testing::Not(HasSubstr("hunter2"))));
+}
+
 TEST(Properties, WhatKeepsThePromisesPasses) {
   EXPECT_EQ(refusal(with({{"acks", "all"},
                           {"request.required.acks", "-1"},

@@ -17,6 +17,24 @@ namespace {
 
 using namespace std::chrono_literals;
 
+TEST(Connection, NothingSaidOfItHoldsAPassword) {
+  const auto said = [](const std::string& text, const std::string& url) { return without_secrets(text, url); };
+  EXPECT_EQ(said("no hunter2 here", "postgresql://kim:hunter2@db/x"), "no *** here");
+  EXPECT_EQ(said("h@2 and h%402", "postgres://kim:h%402@db/x"), "*** and ***");
+  EXPECT_EQ(said("port \"part\", host \"two@db\"", "postgresql://kim:part/two@db/x"), "port \"***\", host \"***@db\"");
+  EXPECT_EQ(said("hunter2", "host=db password=hunter2 user=kim"), "***");
+  EXPECT_EQ(said("hunter 2", "host=db password='hunter 2' user=kim"), "***");
+  EXPECT_EQ(said("hunter2", "postgresql://db/x?password=hunter2&sslmode=require"), "***");
+  EXPECT_EQ(said("kim at db:5432", "postgresql://kim:hunter2@db:5432/x"), "kim at db:5432");
+}
+
+TEST(Connection, WhoNamesAnAuthorityHasTheServerVerified) {
+  EXPECT_NE(with_defaults("host=db sslrootcert=/ca", 0ms).find("sslmode=verify-full"), std::string::npos);
+  EXPECT_NE(with_defaults("postgresql://db/x?sslrootcert=/ca", 0ms).find("&sslmode=verify-full"), std::string::npos);
+  EXPECT_EQ(with_defaults("host=db sslrootcert=/ca sslmode=verify-ca", 0ms).find("verify-full"), std::string::npos);
+  EXPECT_EQ(with_defaults("host=db", 0ms).find("sslmode"), std::string::npos);
+}
+
 TEST(Snapshot, ReadsWhatPostgresWrites) {
   const auto snapshot = Snapshot::parse("10:20:12,15");
   EXPECT_EQ(snapshot.text, "10:20:12,15");
