@@ -26,7 +26,10 @@ struct BeaconOptions {
   std::string nkey{};               ///< the public key, "U…"
   std::string nkey_seed_file{};     ///< holds its seed, "SU…"
   std::optional<TlsOptions> tls{};  ///< for TLS with other than the system's authorities; tls:// alone is TLS with these
-  std::size_t window = 1'000;       ///< most messages sent and not acknowledged, per channel
+  /// Before every name at the broker, as "staging.", so that environments share it and do not meet: streams, subjects,
+  /// consumers. Here names stay as they are.
+  std::string prefix{};
+  std::size_t window = 1'000;  ///< most messages sent and not acknowledged, per channel
   std::shared_ptr<Logger> logger{};
 };
 
@@ -54,7 +57,8 @@ struct BeaconSourceOptions {
 /// Thread safety: any thread. Lifetime: channels and sources keep what they need alive and may outlive it.
 class PENSTOCK_EXPORT Beacon {
  public:
-  /// Does not connect. Throws std::invalid_argument for a URL that cannot be read.
+  /// Does not connect. Throws std::invalid_argument for a URL or another option that cannot be, as the other calls do for a
+  /// name that NATS would not take, with the rule that it breaks.
   explicit Beacon(BeaconOptions options);
   ~Beacon();
   Beacon(Beacon&&) noexcept;

@@ -22,6 +22,9 @@ struct ConduitOptions {
   std::map<std::string, std::string> properties{};
   std::map<std::string, Secret> secrets{};  ///< properties, too, as "sasl.password"
   std::optional<TlsOptions> tls{};          ///< security.protocol is then ssl; sasl_ssl where a property says sasl
+  /// Before every name at the broker, as "staging.", so that environments share it and do not meet: topics and groups. Here
+  /// names stay as they are.
+  std::string prefix{};
   std::shared_ptr<Logger> logger{};
 };
 
@@ -48,7 +51,8 @@ struct ConduitSourceOptions {
 /// Thread safety: any thread. Lifetime: channels and sources keep what they need alive and may outlive it.
 class PENSTOCK_EXPORT Conduit {
  public:
-  /// Does not wait for the broker. Throws std::invalid_argument for a property librdkafka does not know or a bad value.
+  /// Does not wait for the broker. Throws std::invalid_argument for a property librdkafka does not know or a bad value, as the
+  /// other calls do for a name that Kafka would not take, with the rule that it breaks.
   explicit Conduit(ConduitOptions options);
   ~Conduit();
   Conduit(Conduit&&) noexcept;

@@ -27,6 +27,9 @@ struct LaneOptions {
   Secret password{};  ///< of the url's user, in place of one in the url
   Login login = Login::password;
   std::optional<TlsOptions> tls{};  ///< for TLS with other than the system's authorities; amqps:// alone is TLS with these
+  /// Before every name at the broker, as "staging.", so that environments share it and do not meet: queues, delays included.
+  /// Here names stay as they are.
+  std::string prefix{};
   std::chrono::seconds heartbeat{10};
   std::size_t window = 2'000;  ///< most messages sent and not confirmed, per channel
   std::shared_ptr<Logger> logger{};
@@ -53,7 +56,8 @@ struct LaneSourceOptions {
 /// Thread safety: any thread. Lifetime: channels and sources keep what they need alive and may outlive it.
 class PENSTOCK_EXPORT Lane {
  public:
-  /// Does not connect. Throws std::invalid_argument for a URL or another option that cannot be.
+  /// Does not connect. Throws std::invalid_argument for a URL or another option that cannot be, as the other
+  /// calls do for a name that RabbitMQ would not take, with the rule that it breaks.
   explicit Lane(LaneOptions options);
   ~Lane();
   Lane(Lane&&) noexcept;

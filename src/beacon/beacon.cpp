@@ -44,25 +44,35 @@ class Beacon::Impl {
         session_{std::make_shared<beacon::Session>(servers_, options_.logger)} {
     if (options_.window == 0) throw std::invalid_argument{"Beacon: window must be at least 1"};
     options_.url.clear();  // it holds a password
+    if (!options_.prefix.empty()) static_cast<void>(beacon::subject_of(options_.prefix + 'x'));
   }
 
   void declare(const StreamSpec& stream, std::chrono::milliseconds timeout) const {
-    beacon::declare_stream(servers_, stream, timeout, options_.logger);
+    StreamSpec prefixed = stream;
+    prefixed.name = subject(stream.name);
+    for (std::string& each : prefixed.subjects) each.insert(0, options_.prefix);
+    beacon::declare_stream(servers_, prefixed, timeout, options_.logger);
   }
 
   std::shared_ptr<Publisher> publisher(const std::string& channel) {
     const std::lock_guard lock{mutex_};
-    auto& known = publishers_[beacon::subject_of(channel)];
+    const std::string prefixed = subject(channel);
+    auto& known = publishers_[prefixed];
     auto publisher = known.lock();
-    if (!publisher) known = publisher = std::make_shared<StreamPublisher>(session_, channel, options_.window);
+    if (!publisher) known = publisher = std::make_shared<StreamPublisher>(session_, prefixed, options_.window);
     return publisher;
   }
 
   std::unique_ptr<Source> source(const std::string& channel, const BeaconSourceOptions& options) const {
-    return beacon::make_source(servers_, channel, options, options_.logger);
+    return beacon::make_source(servers_, options_.prefix, channel, options, options_.logger);
   }
 
  private:
+  [[nodiscard]] std::string subject(const std::string& channel) const {
+    static_cast<void>(beacon::subject_of(channel));  // a prefix must not make a name of nothing
+    return beacon::subject_of(options_.prefix + channel);
+  }
+
   const beacon::Servers servers_;
   BeaconOptions options_;
   const std::shared_ptr<beacon::Session> session_;

@@ -121,6 +121,7 @@ std::string difference(const StreamSpec& wanted, const jsStreamConfig& found) {
 
 void declare_stream(const Servers& servers, const StreamSpec& wanted, milliseconds timeout, std::shared_ptr<Logger> logger) {
   const auto stream = stream_of(wanted.name);
+  for (const std::string& subject : wanted.subjects) check_stream_subject(subject);
   if (wanted.replicas < 1) throw std::invalid_argument{"Beacon: replicas of \"" + wanted.name + "\" must be at least 1"};
   if (wanted.max_age.count() < 0) throw std::invalid_argument{"Beacon: max_age of \"" + wanted.name + "\" is negative"};
   if (wanted.duplicate_window.count() <= 0) {

@@ -80,6 +80,26 @@ std::string durable_of(const std::string& group) {
   return name;
 }
 
+void check_stream_subject(std::string_view subject) {
+  const auto refuse = [&](const std::string& why) {
+    throw std::invalid_argument{"Beacon: the subject \"" + std::string{subject} + "\" of a stream " + why};
+  };
+  if (subject.empty() || subject.size() > kLongestName) refuse("must have 1 to 255 bytes");
+  for (std::string_view rest = subject;;) {
+    const auto dot = rest.find('.');
+    const auto part = rest.substr(0, dot);
+    if (part.empty()) refuse("has nothing between two dots, or at an end");
+    for (const char c : part) {
+      if (static_cast<unsigned char>(c) <= ' ' || c == '\x7f') refuse("has a space or control character");
+    }
+    if (part.size() > 1 && part.find_first_of("*>") != std::string_view::npos)
+      refuse("has a wildcard that is not alone between dots");
+    if (part == ">" && dot != std::string_view::npos) refuse("has '>' before its end");
+    if (dot == std::string_view::npos) return;
+    rest.remove_prefix(dot + 1);
+  }
+}
+
 bool covers(std::string_view pattern, std::string_view subject) {
   while (true) {
     const auto pattern_dot = pattern.find('.');

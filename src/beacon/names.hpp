@@ -20,6 +20,9 @@ std::string stream_of(const std::string& channel);
 /// The durable consumer of a group, in the same way. Throws std::invalid_argument for an empty or overlong name.
 std::string durable_of(const std::string& group);
 
+/// Throws std::invalid_argument, with the rule it breaks, for what cannot be the subject of a stream, wildcards allowed.
+void check_stream_subject(std::string_view subject);
+
 /// Whether a stream's subject, which may hold wildcards, takes a literal one.
 bool covers(std::string_view pattern, std::string_view subject);
 

@@ -54,10 +54,12 @@ std::string header(natsMsg* message, const char* name) {
 /// that one pull can serve several polls, nothing is lost between two of them, and a settlement needs no message to be kept.
 class PullSource final : public Source {
  public:
-  PullSource(Servers servers, const std::string& channel, const BeaconSourceOptions& options, std::shared_ptr<Logger> logger)
+  PullSource(Servers servers, std::string prefix, const std::string& channel, const BeaconSourceOptions& options,
+             std::shared_ptr<Logger> logger)
       : servers_{std::move(servers)},
-        channel_{channel},
-        stream_{stream_of(channel)},
+        prefix_{std::move(prefix)},
+        channel_{subject_of(channel)},
+        stream_{stream_of(prefix_ + channel)},
         options_{options},
         logger_{std::move(logger)} {
     if (options.max_ack_pending < 1) throw std::invalid_argument{"Beacon: max_ack_pending must be at least 1"};
@@ -78,7 +80,8 @@ class PullSource final : public Source {
 
   void open(const std::string& group, std::shared_ptr<Logger> logger) override {
     if (opened_) throw std::logic_error{"Beacon: the source of \"" + channel_ + "\" is open already"};
-    durable_ = durable_of(group);
+    if (group.empty()) durable_of(group);
+    durable_ = durable_of(prefix_ + group);
     speech_ = std::make_shared<Speech>(logger ? logger : logger_);
     ear_ = std::make_shared<Ear>(speech_);
     opened_ = true;
@@ -115,6 +118,7 @@ class PullSource final : public Source {
   };
 
   const Servers servers_;
+  const std::string prefix_;
   const std::string channel_;
   const std::string stream_;
   const BeaconSourceOptions options_;
@@ -365,9 +369,9 @@ void PullSource::finish(milliseconds timeout) {
 
 }  // namespace
 
-std::unique_ptr<Source> make_source(Servers servers, const std::string& channel, const BeaconSourceOptions& options,
-                                    std::shared_ptr<Logger> logger) {
-  return std::make_unique<PullSource>(std::move(servers), channel, options, std::move(logger));
+std::unique_ptr<Source> make_source(Servers servers, const std::string& prefix, const std::string& channel,
+                                    const BeaconSourceOptions& options, std::shared_ptr<Logger> logger) {
+  return std::make_unique<PullSource>(std::move(servers), prefix, channel, options, std::move(logger));
 }
 
 }  // namespace penstock::beacon

@@ -9,7 +9,7 @@
 
 namespace penstock::beacon {
 
-std::unique_ptr<Source> make_source(Servers servers, const std::string& channel, const BeaconSourceOptions& options,
-                                    std::shared_ptr<Logger> logger);
+std::unique_ptr<Source> make_source(Servers servers, const std::string& prefix, const std::string& channel,
+                                    const BeaconSourceOptions& options, std::shared_ptr<Logger> logger);
 
 }  // namespace penstock::beacon

@@ -36,6 +36,8 @@ class Conduit::Impl {
     // Both roles are checked now, so that a wrong property shows here and not in the middle of a run.
     static_cast<void>(conduit::producer_conf(options_));
     static_cast<void>(conduit::consumer_conf(options_, {}, {}));
+    if (!options_.prefix.empty())
+      conduit::check_topic_name(options_.prefix + "x", "ConduitOptions::prefix makes of 'x' the topic");
   }
 
   [[nodiscard]] const ConduitOptions& options() const noexcept { return options_; }
@@ -59,12 +61,16 @@ Conduit::Conduit(Conduit&&) noexcept = default;
 Conduit& Conduit::operator=(Conduit&&) noexcept = default;
 
 void Conduit::declare(const TopicSpec& topic, std::chrono::milliseconds timeout) {
-  conduit::declare_topic(impl_->options(), topic, timeout);
+  TopicSpec prefixed = topic;
+  prefixed.name = impl_->options().prefix + topic.name;
+  conduit::declare_topic(impl_->options(), prefixed, timeout);
 }
 
 Channel Conduit::channel(const std::string& topic) {
   if (topic.empty()) throw std::invalid_argument{"the topic's name is empty"};
-  return {.backend = "kafka", .name = topic, .publisher = std::make_shared<TopicPublisher>(impl_->producer(), topic)};
+  const std::string prefixed = impl_->options().prefix + topic;
+  conduit::check_topic_name(prefixed);
+  return {.backend = "kafka", .name = topic, .publisher = std::make_shared<TopicPublisher>(impl_->producer(), prefixed)};
 }
 
 std::unique_ptr<Source> Conduit::source(const std::string& topic, ConduitSourceOptions options) {

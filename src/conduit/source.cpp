@@ -17,6 +17,7 @@
 #include "conduit/delivery.hpp"
 #include "conduit/group_member.hpp"
 #include "conduit/properties.hpp"
+#include "conduit/topics.hpp"
 #include "penstock/envelope.hpp"
 #include "penstock/random.hpp"
 
@@ -34,21 +35,23 @@ constexpr auto kLongestBackoff = 10s;
 
 class KafkaSource final : public Source {
  public:
-  KafkaSource(ConduitOptions options, std::string topic, ConduitSourceOptions source)
-      : options_{std::move(options)}, source_{std::move(source)}, topic_{std::move(topic)} {
-    if (topic_.empty()) throw std::invalid_argument{"the topic's name is empty"};
+  KafkaSource(ConduitOptions options, const std::string& channel, ConduitSourceOptions source)
+      : options_{std::move(options)}, source_{std::move(source)}, channel_{channel}, topic_{options_.prefix + channel} {
+    if (channel_.empty()) throw std::invalid_argument{"the topic's name is empty"};
+    check_topic_name(topic_);
     static_cast<void>(consumer_conf(options_, source_, {}));
   }
 
   [[nodiscard]] SourceTraits traits() const noexcept override { return {.ordered = true, .replayable = true, .delays = false}; }
-  [[nodiscard]] const std::string& channel() const noexcept override { return topic_; }
+  [[nodiscard]] const std::string& channel() const noexcept override { return channel_; }
 
   void open(const std::string& group, std::shared_ptr<Logger> logger) override {
     if (!group_.empty()) throw std::logic_error{"the source of '" + topic_ + "' was opened before; a source is opened once"};
     if (group.empty()) throw std::invalid_argument{"the group's name is empty; members of one group share the messages"};
     log_.emplace(logger ? logger : options_.logger, "conduit source " + topic_ + " of " + group + ": ");
-    member_.emplace(options_, source_, group, topic_, assignment_, *log_);
-    group_ = group;
+    const std::string prefixed = options_.prefix + group;
+    member_.emplace(options_, source_, prefixed, topic_, assignment_, *log_);
+    group_ = prefixed;
   }
 
   std::vector<Message> poll(std::size_t max, std::chrono::milliseconds wait) override {
@@ -177,7 +180,7 @@ class KafkaSource final : public Source {
     Message& message = messages.emplace_back();
     message.wire = to_wire(raw);
     message.origin = {.backend = "kafka",
-                      .channel = topic_,
+                      .channel = channel_,
                       .partition = raw.partition,
                       .position = raw.offset,
                       .deliveries = 0,
@@ -192,7 +195,8 @@ class KafkaSource final : public Source {
 
   const ConduitOptions options_;
   const ConduitSourceOptions source_;
-  const std::string topic_;
+  const std::string channel_;
+  const std::string topic_;  ///< the channel's, with the prefix
   std::string group_;
   bool closed_ = false;
   bool paused_ = false;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -99,9 +100,26 @@ bool passes(rd_kafka_resp_err_t error) {
 
 }  // namespace
 
+void check_topic_name(const std::string& name, const std::string& shown) {
+  constexpr std::size_t longest = 249;
+  const auto refuse = [&](const std::string& why) {
+    throw std::invalid_argument{shown + " '" + name.substr(0, longest + 1) + "' " + why +
+                                "; Kafka takes 1 to 249 of A-Z, a-z, 0-9, '.', '_' and '-'"};
+  };
+  const auto allowed = [](char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+  };
+  if (name.empty()) refuse("is empty");
+  if (name.size() > longest) refuse("has " + std::to_string(name.size()) + " characters");
+  if (name == "." || name == "..") refuse("means a folder");
+  const auto bad = std::find_if_not(name.begin(), name.end(), allowed);
+  if (bad != name.end()) refuse("has a character that is not allowed, at place " + std::to_string(bad - name.begin() + 1));
+}
+
 void declare_topic(const ConduitOptions& options, const TopicSpec& topic, std::chrono::milliseconds timeout) {
   const auto deadline = SteadyClock::now() + bounded(timeout);
   const auto left = [deadline] { return std::max(deadline - SteadyClock::now(), SteadyClock::duration{0}); };
+  check_topic_name(topic.name);
   const NewTopic request = new_topic(topic);
   Conf conf = producer_conf(options);
   rd_kafka_conf_set_log_cb(conf.get(), nullptr);  // what goes wrong is in the exception

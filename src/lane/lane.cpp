@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/tls.hpp"
 #include "lane/backoff.hpp"
@@ -51,7 +52,8 @@ lane::Settings checked(LaneOptions options) {
   if (options.window == 0) {
     throw std::invalid_argument{"LaneOptions::window is 0, so nothing could be sent; give a number from 1"};
   }
-  return {checked_address(options), options.heartbeat, options.window, std::move(options.logger),
+  if (!options.prefix.empty()) lane::check_queue_name(options.prefix + "x");
+  return {checked_address(options),          options.prefix, options.heartbeat, options.window, std::move(options.logger),
           std::make_shared<lane::Topology>()};
 }
 
@@ -79,8 +81,9 @@ Lane& Lane::operator=(Lane&&) noexcept = default;
 
 void Lane::declare(const QueueSpec& queue, std::chrono::milliseconds timeout) { declare(std::span{&queue, 1}, timeout); }
 
-void Lane::declare(std::span<const QueueSpec> queues, std::chrono::milliseconds timeout) {
-  for (const QueueSpec& queue : queues) lane::check_queue_name(queue.name);
+void Lane::declare(std::span<const QueueSpec> given, std::chrono::milliseconds timeout) {
+  std::vector<QueueSpec> queues{given.begin(), given.end()};
+  for (QueueSpec& queue : queues) queue.name = impl_->settings.queue_of(queue.name);
   if (queues.empty()) return;
   const lane::Settings& settings = impl_->settings;
   const lane::SteadyTime deadline = Clock::now() + timeout;
@@ -136,11 +139,11 @@ void Lane::declare(std::span<const QueueSpec> queues, std::chrono::milliseconds 
 }
 
 Channel Lane::channel(const std::string& queue) {
-  lane::check_queue_name(queue);
+  const std::string prefixed = impl_->settings.queue_of(queue);
   const std::lock_guard lock{impl_->mutex};
   auto& known = impl_->publishers[queue];
   auto publisher = known.lock();
-  if (!publisher) known = publisher = std::make_shared<lane::LanePublisher>(impl_->settings, queue);
+  if (!publisher) known = publisher = std::make_shared<lane::LanePublisher>(impl_->settings, prefixed);
   return {"rabbitmq", queue, std::move(publisher)};
 }
 

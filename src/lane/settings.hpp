@@ -15,10 +15,18 @@ namespace penstock::lane {
 /// What everything made by one Lane shares.
 struct Settings {
   Address address{};
+  std::string prefix{};
   std::chrono::seconds heartbeat{};
   std::size_t window = 0;
   std::shared_ptr<Logger> logger{};
   std::shared_ptr<Topology> topology{};
+
+  /// The queue of a channel. Throws std::invalid_argument when RabbitMQ would not take its name.
+  [[nodiscard]] std::string queue_of(const std::string& channel) const {
+    if (channel.empty()) check_queue_name(channel);
+    check_queue_name(prefix + channel);
+    return prefix + channel;
+  }
 };
 
 inline void log(const std::shared_ptr<Logger>& logger, LogLevel level, const std::string& message) noexcept {

@@ -13,9 +13,8 @@
 
 namespace penstock::lane {
 
-LaneSource::LaneSource(const Settings& settings, std::string queue, LaneSourceOptions options)
-    : settings_{settings}, queue_{std::move(queue)}, options_{options} {
-  check_queue_name(queue_);
+LaneSource::LaneSource(const Settings& settings, std::string channel, LaneSourceOptions options)
+    : settings_{settings}, channel_{std::move(channel)}, queue_{settings_.queue_of(channel_)}, options_{options} {
   if (options_.prefetch == 0) {
     throw std::invalid_argument{"LaneSourceOptions::prefetch is 0, which means no limit to RabbitMQ; give a number from 1"};
   }
@@ -38,7 +37,9 @@ Subscription& LaneSource::subscription() {
 }
 
 std::vector<Message> LaneSource::poll(std::size_t max, std::chrono::milliseconds wait) {
-  return subscription().poll(max, wait);
+  std::vector<Message> messages = subscription().poll(max, wait);
+  for (Message& message : messages) message.origin.channel = channel_;
+  return messages;
 }
 void LaneSource::ack(const Message& message) { subscription().ack(message); }
 void LaneSource::retry(const Message& message, std::chrono::milliseconds delay) { subscription().retry(message, delay); }

@@ -18,11 +18,11 @@ class Subscription;
 /// One queue as a source. See Source and Subscription.
 class LaneSource final : public Source {
  public:
-  LaneSource(const Settings& settings, std::string queue, LaneSourceOptions options);
+  LaneSource(const Settings& settings, std::string channel, LaneSourceOptions options);
   ~LaneSource() override;
 
   [[nodiscard]] SourceTraits traits() const noexcept override;
-  [[nodiscard]] const std::string& channel() const noexcept override { return queue_; }
+  [[nodiscard]] const std::string& channel() const noexcept override { return channel_; }
   void open(const std::string& group, std::shared_ptr<Logger> logger) override;
   std::vector<Message> poll(std::size_t max, std::chrono::milliseconds wait) override;
   void ack(const Message& message) override;
@@ -34,7 +34,8 @@ class LaneSource final : public Source {
   Subscription& subscription();
 
   Settings settings_;
-  std::string queue_;
+  std::string channel_;
+  std::string queue_;  ///< the channel's, with the prefix
   LaneSourceOptions options_;
   std::unique_ptr<Subscription> subscription_;
 };

@@ -92,7 +92,6 @@ Message Subscription::read(Arrived arrived) const {
   Message message;
   message.receipt = arrived.receipt;
   message.origin.backend = "rabbitmq";
-  message.origin.channel = queue_;
   message.origin.redelivered = arrived.redelivered;
   message.origin.deliveries = 1;
   try {

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "beacon/names.hpp"
 #include "integration/beacon_server.hpp"
 #include "penstock/beacon.hpp"
 
@@ -98,6 +99,34 @@ TEST_F(BeaconSource, EachGroupGetsEverythingAlsoLater) {
     EXPECT_EQ(messages.size(), 3U) << group;
     for (const auto& message : messages) source->ack(message);
     source->close(5s);
+  }
+}
+
+TEST_F(BeaconSource, EnvironmentsShareAServerAndDoNotMeet) {
+  const auto news = fresh("news");
+  const beacon_test::Raw raw{shared_url()};
+  for (const std::string prefix : {"staging.", "live.", ""}) {
+    Beacon beacon{{.url = shared_url(), .prefix = prefix}};
+    beacon.declare({.name = news, .subjects = {news, news + ".*"}});
+    Event made = event(1);
+    made.subject = prefix;
+    store(beacon, news, {made});
+    EXPECT_EQ(beacon.channel(news).name, news);
+  }
+  for (const std::string prefix : {"staging.", "live.", ""}) {
+    const auto source = Beacon{{.url = shared_url(), .prefix = prefix}}.source(news);
+    EXPECT_EQ(source->channel(), news);
+    source->open("workers", nullptr);
+    const auto messages = take(*source, 1);
+    ASSERT_EQ(messages.size(), 1U);
+    EXPECT_EQ(messages[0].event.subject, prefix);
+    EXPECT_EQ(messages[0].origin.channel, news);
+    source->ack(messages[0]);
+    EXPECT_TRUE(source->poll(1, 100ms).empty());
+    source->close(5s);
+    const std::string stream = beacon::stream_of(prefix + news);
+    EXPECT_EQ(raw.ack_pending(stream, beacon::durable_of(prefix + "workers")), 0) << "the consumer has the prefix, too";
+    raw.remove(stream);
   }
 }
 

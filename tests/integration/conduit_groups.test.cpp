@@ -271,6 +271,32 @@ TEST_F(ConduitSources, AMemberThatDoesNotPollLosesItsPartitionsAndNothingElse) {
   source->close(10s);
 }
 
+TEST_F(ConduitSources, EnvironmentsShareAKafkaAndDoNotMeet) {
+  const std::vector<std::string> prefixes{"staging.", "live.", ""};
+  for (const std::string& prefix : prefixes) {
+    Conduit conduit{{.bootstrap_servers = servers_, .prefix = prefix}};
+    conduit.declare({.name = topic_, .partitions = 1});
+    const Channel channel = conduit.channel(topic_);
+    EXPECT_EQ(channel.name, topic_);
+    Event made = event("k", 1);
+    made.subject = prefix;
+    EXPECT_TRUE(channel.publisher->publish(made, kPatience).confirmed());
+  }
+  for (const std::string& prefix : prefixes) {
+    const auto source = Conduit{{.bootstrap_servers = servers_, .prefix = prefix}}.source(topic_);
+    EXPECT_EQ(source->channel(), topic_);
+    source->open(group_, nullptr);
+    const auto messages = take(*source, 1);
+    ASSERT_EQ(messages.size(), 1U);
+    EXPECT_EQ(messages[0].event.subject, prefix);
+    EXPECT_EQ(messages[0].origin.channel, topic_);
+    source->ack(messages[0]);
+    EXPECT_THAT(source->poll(1, 100ms), IsEmpty());
+    source->close(5s);
+    if (!prefix.empty()) support::delete_topic(servers_, prefix + topic_);
+  }
+}
+
 TEST_F(ConduitSources, LatestBeginsAtTheEndAndKeepsThatPlace) {
   declare(2);
   store(10, 5);

@@ -290,6 +290,34 @@ TEST_F(LaneReceiving, CloseKeepsEveryAcknowledgement) {
   }
 }
 
+TEST_F(LaneReceiving, EnvironmentsShareARabbitmqAndDoNotMeet) {
+  const std::string jobs = "jobs-" + uuid7();
+  std::vector<std::unique_ptr<Source>> sources;
+  for (const char* prefix : {"staging.", "live.", ""}) {
+    support::RawAmqp{url()}.declare_as_lane(prefix + jobs, true);
+    clean_up(prefix + jobs);
+    Lane lane{{.url = url(), .prefix = prefix}};
+    lane.declare({.name = jobs});  // finds that one
+    const Channel channel = lane.channel(jobs);
+    EXPECT_EQ(channel.name, jobs);
+    Event made = event(1);
+    made.subject = prefix;
+    store(lane, jobs, {made});
+    sources.push_back(lane.source(jobs));
+  }
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    Source& source = *sources[i];
+    EXPECT_EQ(source.channel(), jobs);
+    source.open("workers", nullptr);
+    const Message message = take(source, 1).front();
+    EXPECT_EQ(message.event.subject, (std::vector<std::string>{"staging.", "live.", ""}[i]));
+    EXPECT_EQ(message.origin.channel, jobs);
+    source.ack(message);
+    EXPECT_THAT(source.poll(1, 100ms), IsEmpty());
+    source.close(5s);
+  }
+}
+
 TEST_F(LaneReceiving, OnlyOneMemberReceivesWhereASingleActiveConsumerIsAsked) {
   const auto queue = fresh();
   Lane lane{{.url = url()}};

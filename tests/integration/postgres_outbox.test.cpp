@@ -10,6 +10,7 @@
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "postgres/outbox_append.hpp"
@@ -333,6 +334,23 @@ TEST_F(OutboxTest, RoutesDecideWhichCursorSeesAnEvent) {
   EXPECT_EQ(seen("5", {"a\\b"}), "a\\b ") << "and a backslash";
   EXPECT_EQ(seen("6", {"shop.order"}), "");
   EXPECT_EQ(seen("7", {"*"}), "shop.order.placed.v1 shop.order.shipped.v1 shop.order_x a%b a.b a\\b ");
+}
+
+TEST_F(OutboxTest, TwoSchemasOfOneDatabaseDoNotMeet) {
+  const Schema other_schema{"outbox_other"};
+  Outbox other{postgres_url(), {.schema = other_schema.name(), .source = "/shop/orders-api"}};
+  append({.id = "ours", .type = "a.v1", .key = "k", .data = "{}"});
+  pqxx::work tx{connection_};
+  other.append_locked(tx, {.id = "theirs", .type = "a.v1", .key = "k", .data = "{}"});
+  tx.commit();
+  const auto theirs = other.cursor("memory:orders", {"*"});
+  const auto ours = acquired("memory:orders");  // of one name, at the same time
+  ASSERT_TRUE(theirs->acquire());
+  for (const auto& [cursor, id] : {std::pair{ours.get(), "ours"}, std::pair{theirs.get(), "theirs"}}) {
+    const auto events = read_all(*cursor);
+    ASSERT_EQ(events.size(), 1U);
+    EXPECT_EQ(events[0].id, id);
+  }
 }
 
 TEST_F(OutboxTest, LockedAppendsOfOneKeyAreReadInTheOrderOfTheirCommits) {

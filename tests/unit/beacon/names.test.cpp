@@ -37,6 +37,13 @@ TEST(BeaconNames, RefusesWhatIsNoLiteralSubject) {
   EXPECT_THROW(stream_of(std::string(256, 'a')), std::invalid_argument);
 }
 
+TEST(BeaconNames, SubjectsOfStreamsMayHoldWildcardsByTheRules) {
+  for (const char* good : {"a", "a.*", "*.b", "a.>", ">", "a.b$c"}) EXPECT_NO_THROW(check_stream_subject(good)) << good;
+  for (const char* bad : {"", ".a", "a.", "a..b", "a b", "a.b*", "a.>.b", ">a", "a\n"}) {
+    EXPECT_THROW(check_stream_subject(bad), std::invalid_argument) << bad;
+  }
+}
+
 TEST(BeaconNames, DurablesAreInjective) {
   EXPECT_EQ(durable_of("fulfillment"), "fulfillment");
   EXPECT_EQ(durable_of("a.b"), "a=2Eb");

@@ -84,6 +84,28 @@ TEST(Properties, WhatKeepsThePromisesPasses) {
             "");
 }
 
+TEST(TopicName, TheRuleThatItBreaksIsTold) {
+  const auto refused = [](const std::string& name, const std::string& prefix = "") -> std::string {
+    try {
+      Conduit conduit{{.bootstrap_servers = "localhost:1", .prefix = prefix}};
+      static_cast<void>(conduit.source(name));
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(refused("orders.Placed_v1-a"), "accepted");
+  EXPECT_THAT(refused(""), HasSubstr("empty"));
+  EXPECT_THAT(refused("", "staging."), HasSubstr("empty"));
+  EXPECT_THAT(refused("."), HasSubstr("folder"));
+  EXPECT_THAT(refused("orders placed"), ::testing::AllOf(HasSubstr("'orders placed'"), HasSubstr("at place 7")));
+  EXPECT_EQ(refused(std::string(249, 'x')), "accepted");
+  EXPECT_THAT(refused(std::string(249, 'x'), "s."), HasSubstr("has 251 characters"));
+  EXPECT_THAT(refused("orders", "sta ging."), HasSubstr("ConduitOptions::prefix"));
+  EXPECT_THROW((Conduit{{.bootstrap_servers = "localhost:1"}}.declare({.name = "a/b"})), std::invalid_argument);
+  EXPECT_THROW(static_cast<void>(Conduit{{.bootstrap_servers = "localhost:1"}}.channel("a/b")), std::invalid_argument);
+}
+
 TEST(Properties, OnesOfTheUserWinOverPenstocks) {
   const Conf conf = producer_conf(with({{"linger.ms", "25"}, {"partitioner", "consistent_random"}, {"client.id", "mine"}}));
   EXPECT_EQ(property_text(conf.get(), "linger.ms"), "25");
