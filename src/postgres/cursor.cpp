@@ -196,7 +196,7 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
   return guarded("read", [&] {
     require_lease();
     std::vector<EventLog::Entry> entries;
-    if (parked_.due()) {
+    if (parked_.due(resting_ ? std::optional{settings_.watch->any_behind()} : std::nullopt)) {
       pqxx::nontransaction tx{idle_connection()};
       for (auto& [row, event] : parked_.free(tx, max)) {
         entries.push_back({.sequence = tracker_.delivered_beside(), .event = std::move(event), .returned = true});

@@ -16,6 +16,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kLook = 1s;
+constexpr auto kLookForReplayed = 2s;
 
 std::string text_of(const pqxx::field& field) { return {field.c_str(), static_cast<std::size_t>(field.size())}; }
 
@@ -39,15 +40,14 @@ std::vector<ParkedEvents::Free> ParkedEvents::free(pqxx::transaction_base& tx, s
   // `some` also when none is free.
   const auto rows =
       run(tx,
-          in_schema("WITH dead AS MATERIALIZED (SELECT DISTINCT key FROM @schema@.dead_letters"
-                    "  WHERE channel = $2 AND state = 'dead' AND side = 'outbox' AND consumer_group = $1"
-                    "   AND key IS NOT NULL)"
-                    " SELECT NULL::bigint AS id, NULL::jsonb AS headers, NULL AS key, NULL::bytea AS payload WHERE"
+          in_schema("SELECT NULL::bigint AS id, NULL::jsonb AS headers, NULL AS key, NULL::bytea AS payload WHERE"
                     "  EXISTS (SELECT FROM @schema@.dead_letters WHERE channel = $2 AND state = 'behind'"
                     "   AND side = 'outbox' AND consumer_group = $1)"
-                    " UNION ALL (SELECT id, headers, key, payload FROM @schema@.dead_letters"
+                    " UNION ALL (SELECT id, headers, key, coalesce(edited, payload) FROM @schema@.dead_letters b"
                     "  WHERE channel = $2 AND state = 'behind' AND side = 'outbox' AND consumer_group = $1"
-                    "   AND key NOT IN (SELECT key FROM dead) AND id <> ALL ($3::bigint[])"
+                    "   AND NOT EXISTS (SELECT FROM @schema@.dead_letters d WHERE d.channel = $2 AND d.state = 'dead'"
+                    "    AND d.side = 'outbox' AND d.consumer_group = $1 AND d.key = b.key AND d.id < b.id)"
+                    "   AND id <> ALL ($3::bigint[])"
                     "  ORDER BY id LIMIT $4::bigint)",
                     schema_),
           cursor_, channel_, out + "}", static_cast<std::int64_t>(max));
@@ -78,8 +78,9 @@ std::vector<ParkedEvents::Free> ParkedEvents::free(pqxx::transaction_base& tx, s
     free.push_back(std::move(one));
   }
   // A great many that are not free make a look expensive: then it is taken less often.
-  next_look_ =
-      free.size() == max ? Steady::time_point{} : start + std::max<Steady::duration>(kLook, (Steady::now() - start) * 20);
+  next_look_ = free.size() == max
+                   ? Steady::time_point{}
+                   : start + std::max<Steady::duration>(any_ ? kLook : kLookForReplayed, (Steady::now() - start) * 20);
   return free;
 }
 
@@ -93,10 +94,15 @@ void ParkedEvents::park(pqxx::transaction_base& tx, const std::string& channel, 
                        event);
 }
 
+void ParkedEvents::parked() {
+  any_ = true;
+  next_look_ = std::min(next_look_, Steady::now() + kLook);
+}
+
 void ParkedEvents::bury(pqxx::transaction_base& tx, std::uint64_t sequence, const std::string& error, int attempts) {
   run(tx,
-      in_schema("UPDATE @schema@.dead_letters SET state = 'dead', reason = 'rejected by the channel', first_error = $2,"
-                " last_error = $2, attempts = " +
+      in_schema("UPDATE @schema@.dead_letters SET state = 'dead', reason = 'rejected by the channel',"
+                " first_error = coalesce(first_error, $2), last_error = $2, attempts = attempts || " +
                     letter_attempts("$3", "$2") + " WHERE id = $1::bigint",
                 schema_),
       out_.at(sequence), error, attempts);
@@ -107,7 +113,12 @@ void ParkedEvents::erase_settled(pqxx::transaction_base& tx, std::uint64_t seque
   for (auto one = out_.begin(); one != out_.upper_bound(sequence); ++one) {
     rows += (rows.size() > 1 ? "," : "") + std::to_string(one->second);
   }
-  run(tx, in_schema("DELETE FROM @schema@.dead_letters WHERE id = ANY ($1::bigint[])", schema_), rows + "}");
+  // What only waited is gone; a dead letter that was replayed is one all the same, and stays to be read.
+  run(tx,
+      in_schema("WITH gone AS (DELETE FROM @schema@.dead_letters WHERE id = ANY ($1::bigint[]) AND replays = 0)"
+                " UPDATE @schema@.dead_letters SET state = 'replayed' WHERE id = ANY ($1::bigint[]) AND replays > 0",
+                schema_),
+      rows + "}");
 }
 
 std::vector<std::string> ParkedEvents::held_keys(pqxx::transaction_base& tx) const {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,8 +29,11 @@ class ParkedEvents {
     std::int64_t row = 0;
     Event event{};
   };
-  /// Whether it is time to look for free rows: at most about once a second, and never while there are none.
-  [[nodiscard]] bool due() const { return any_ && Steady::now() >= next_look_; }
+  /// Whether it is time to look for free rows: at most about once a second, and while there are none every few seconds, since
+  /// somebody may replay a dead letter. `expected` is what is known of that without a look.
+  [[nodiscard]] bool due(std::optional<bool> expected) const {
+    return (any_ || expected.value_or(true)) && Steady::now() >= next_look_;
+  }
   /// Rows that are free and not handed out, in order.
   std::vector<Free> free(pqxx::transaction_base& tx, std::size_t max);
   void handed_out(std::uint64_t sequence, std::int64_t row) { out_.emplace(sequence, row); }
@@ -38,7 +42,7 @@ class ParkedEvents {
 
   void park(pqxx::transaction_base& tx, const std::string& channel, std::int64_t outbox_id, const Event& event);
   /// After the transaction: there is something to look for.
-  void parked() { any_ = true; }
+  void parked();
   /// One that was handed out stays after all.
   void stays(std::uint64_t sequence) { out_.erase(sequence); }
   /// One that was handed out is a dead letter itself.

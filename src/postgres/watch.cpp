@@ -72,7 +72,13 @@ void Watch::look(pqxx::connection& connection) {
     hub_->signal();
   }
   seen_ = std::move(now);
+  behind_ = found[0]["behind"].as<bool>();
   last_look_ = begin;
+}
+
+bool Watch::any_behind() {
+  const std::lock_guard lock{mutex_};
+  return behind_;
 }
 
 void Watch::forget() noexcept {

@@ -31,6 +31,9 @@ class Watch {
   /// signals all sleeping cursors. Throws libpqxx's exceptions.
   bool nothing_since(Steady::time_point since, pqxx::connection& connection);
 
+  /// Whether the last look found events that wait for a cursor beside the log.
+  bool any_behind();
+
   /// What was seen until now counts no more: the server may be another, with transaction ids of its own.
   void forget() noexcept;
 
@@ -72,6 +75,7 @@ class Watch {
   Steady::time_point first_look_{};  // its end
   Steady::time_point last_look_{};   // its beginning
   Steady::time_point found_{};       // the end of the last look that found something
+  bool behind_ = false;
   std::map<std::string, Resting> resting_;
   std::map<std::string, std::string> held_;  // cursor → owner
   Steady::time_point held_asked_{};

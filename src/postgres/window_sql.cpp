@@ -121,8 +121,8 @@ std::string look_sql(const std::string& schema) {
       "    AND txid < pg_snapshot_xmax(pg_current_snapshot()))"
       "   OR EXISTS (SELECT FROM (SELECT t FROM unnest($2::xid8[]) t WHERE pg_visible_in_snapshot(t, pg_current_snapshot())"
       "     OFFSET 0) l CROSS JOIN LATERAL (SELECT FROM @schema@.outbox o WHERE o.txid = l.t LIMIT 1) r)) AS news,"
-      "  NULL AS renewed"
-      " UNION ALL SELECT NULL, NULL, cursor FROM renewed ORDER BY renewed NULLS FIRST",
+      "  EXISTS (SELECT FROM @schema@.dead_letters WHERE state = 'behind') AS behind, NULL AS renewed"
+      " UNION ALL SELECT NULL, NULL, NULL, cursor FROM renewed ORDER BY renewed NULLS FIRST",
       schema);
 }
 

@@ -21,6 +21,7 @@
 #include "penstock/outbox.hpp"
 #include "penstock/postgres_datastore.hpp"
 #include "penstock/relay.hpp"
+#include "penstock/replay.hpp"
 #include "penstock/testing/manual_clock.hpp"
 #include "penstock/testing/memory_broker.hpp"
 #include "penstock/testing/memory_datastore.hpp"

@@ -13,6 +13,7 @@
 #include "penstock/envelope.hpp"
 #include "penstock/outbox.hpp"
 #include "penstock/postgres_datastore.hpp"
+#include "penstock/replay.hpp"
 #include "postgres/cursor_state.hpp"
 #include "postgres/segments.hpp"
 #include "support/postgres.hpp"
@@ -224,19 +225,20 @@ TEST_F(SqlTest, WhatGettingStartedShowsRuns) {
 class RolesTest : public SqlTest {
  protected:
   RolesTest() {
-    schema_.exec("CREATE ROLE " + app_ + "; CREATE ROLE " + relay_ + "; CREATE ROLE " + worker_);
+    schema_.exec("CREATE ROLE " + app_ + "; CREATE ROLE " + relay_ + "; CREATE ROLE " + worker_ + "; CREATE ROLE " + operator_);
     schema_.exec("CREATE TABLE " + schema_.table("business") + " AS SELECT 1 AS secret");
     auto blocks = sql_blocks("postgres.md", schema_);
-    EXPECT_EQ(blocks.size(), 3U);
+    EXPECT_EQ(blocks.size(), 4U);
     for (auto& block : blocks) {
       replace_all(block, "shop_app", app_);
       replace_all(block, "shop_relay", relay_);
       replace_all(block, "shop_worker", worker_);
+      replace_all(block, "shop_operator", operator_);
       schema_.exec(block);
     }
   }
   ~RolesTest() override {
-    for (const auto& role : {app_, relay_, worker_}) {
+    for (const auto& role : {app_, relay_, worker_, operator_}) {
       schema_.exec("DROP OWNED BY " + role + "; DROP ROLE " + role);
     }
   }
@@ -258,6 +260,7 @@ class RolesTest : public SqlTest {
   std::string app_ = schema_.name() + "_app";
   std::string relay_ = schema_.name() + "_relay";
   std::string worker_ = schema_.name() + "_worker";
+  std::string operator_ = schema_.name() + "_operator";
 };
 
 TEST_F(RolesTest, WhoAppendsCanDoThatAndNothingElse) {
@@ -367,6 +370,45 @@ TEST_F(RolesTest, AConsumerSettlesMessagesInEveryWayAndDoesNotReadTheLogOrMoveAC
     std::string sql = what;
     replace_all(sql, "@", schema_.name() + ".");
     EXPECT_FALSE(may(worker_, sql)) << sql;
+  }
+}
+
+TEST_F(RolesTest, AnOperatorReplaysAndDoesNotReadTheLogOrMoveACursor) {
+  PostgresDatastore store{url_as(worker_), {.schema = schema_.name()}};
+  const auto session = store.session("group");
+  for (const int number : {1, 2, 3}) {
+    Message message;
+    message.event = {.id = std::to_string(number), .source = "/s", .type = "t", .key = "k", .data = "1"};
+    message.wire = encode(message.event, Binding::kafka);
+    message.origin = {.backend = "memory", .channel = "jobs"};
+    ASSERT_EQ(session->begin(message), Datastore::Admission::fresh);
+    session->bury({.error = "bad"}, "bad");
+  }
+  ASSERT_TRUE(outbox_.cursor("memory:jobs", {"t"})->acquire());
+  Replays replays{url_as(operator_), {.schema = schema_.name()}};
+  EXPECT_EQ(replays.plan({}).letters, 3);
+  const auto replay = [&](ReplayTarget target, int letter) {
+    const auto id =
+        schema_.value("SELECT id FROM " + schema_.table("dead_letters") + " WHERE event_id = '" + std::to_string(letter) + "'");
+    replays.edit(id, "2", "ada", "test");
+    schema_.exec("UPDATE " + schema_.table("dead_letters") +
+                 " SET created_at = now() - interval '1 day' WHERE id = " + std::to_string(id));
+    const auto yesterday = schema_.value<std::string>("SELECT to_json(now() - interval '1 hour')#>>'{}'");
+    return replays.run(replays.start({.filter = {.until = yesterday}, .target = target, .who = "ada", .why = "test"})).sent;
+  };
+  EXPECT_EQ(replay(ReplayTarget::group, 1), 1);
+  EXPECT_EQ(replay(ReplayTarget::channel, 2), 1);
+  EXPECT_EQ(replay(ReplayTarget::discard, 3), 1);
+  EXPECT_FALSE(replays.cancel(1, "ada", "too late"));
+  EXPECT_TRUE(session->begin_due());
+  for (const auto* what :
+       {"SELECT FROM @outbox", "SELECT FROM @outbox_0", "UPDATE @cursors SET place = 1", "TRUNCATE @outbox_0",
+        "SELECT FROM @business", "DELETE FROM @dead_letters", "UPDATE @dead_letters SET payload = NULL", "DELETE FROM @audit",
+        "UPDATE @audit SET actor = 'bob'", "DELETE FROM @letter_edits", "UPDATE @dead_letter_counts SET depth = 0",
+        "DELETE FROM @replay_jobs"}) {
+    std::string sql = what;
+    replace_all(sql, "@", schema_.name() + ".");
+    EXPECT_FALSE(may(operator_, sql)) << sql;
   }
 }
 
