@@ -43,7 +43,8 @@ class PENSTOCK_EXPORT Datastore {
   enum class Admission : std::uint8_t {
     fresh,      ///< marked; the transaction is open, run the handler
     duplicate,  ///< settled before, or parked: acknowledge it and do nothing. No transaction is open
-    behind      ///< an earlier message of its key is parked, so this one was parked behind it and committed: acknowledge it
+    behind,     ///< an earlier message of its key is parked, so this one was parked behind it and committed: acknowledge it
+    refused     ///< the store has forgotten whether it was settled, and has dead-lettered it and committed: acknowledge it
   };
   /// A parked message whose time has come, locked in the open transaction. `attempt` is the number of the coming attempt.
   struct Due {

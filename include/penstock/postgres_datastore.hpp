@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -10,10 +11,17 @@
 
 namespace penstock {
 
+/// What to do with a message of an event so old that the inbox may have forgotten it (see `upkeep`).
+enum class BeyondRetention : std::uint8_t {
+  refuse,  ///< dead-letter it, error class "beyond retention"; whoever knows better replays it
+  handle   ///< take it for new, and say so in the log
+};
+
 struct PostgresDatastoreOptions {
   std::string schema = "penstock";                      ///< made by `migrate`
   std::chrono::milliseconds statement_timeout{60'000};  ///< bound on every statement of a consumer's transaction; 0: none
   std::chrono::milliseconds connect_timeout{5'000};
+  BeyondRetention beyond_retention = BeyondRetention::refuse;
   std::shared_ptr<Logger> logger{};
 };
 

@@ -91,6 +91,7 @@ class ExactlyOnce final : public Processor {
       switch (session_->begin(message)) {
         case Datastore::Admission::duplicate: ++shared_.journal.duplicates; return acknowledged(message);
         case Datastore::Admission::behind: ++shared_.journal.parked; return acknowledged(message);
+        case Datastore::Admission::refused: ++shared_.journal.dead; return acknowledged(message);
         case Datastore::Admission::fresh: break;
       }
     } catch (const DatastoreUnavailable&) {

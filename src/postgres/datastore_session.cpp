@@ -286,8 +286,18 @@ std::optional<Datastore::Admission> PostgresSession::try_begin(const Message& me
     close();
     return Datastore::Admission::duplicate;
   }
+  at_ = result[0]["at"].as<std::string>();
+  if (result[0]["forgotten"].as<bool>()) {
+    if (options_.beyond_retention == BeyondRetention::refuse) {
+      refuse_forgotten(message);
+      return Datastore::Admission::refused;
+    }
+    if (options_.logger) {
+      options_.logger->log(LogLevel::warn, "event " + message.id() + " of " + message.event.source +
+                                               " is older than what the inbox of '" + group_ + "' keeps, and taken for new");
+    }
+  }
   if (!result[0]["behind"].as<bool>()) {
-    at_ = result[0]["at"].as<std::string>();
     current_ = message;
     return Datastore::Admission::fresh;
   }
@@ -298,6 +308,19 @@ std::optional<Datastore::Admission> PostgresSession::try_begin(const Message& me
   }
   finish();
   return Datastore::Admission::behind;
+}
+
+/// In the transaction that marked the inbox, which it ends.
+void PostgresSession::refuse_forgotten(const Message& message) {
+  const std::string reason = "beyond retention: the inbox of '" + group_ +
+                             "' has forgotten the time this event is of, so it may have been handled; if it was not, replay it";
+  const Attempt attempt{.number = 0, .error = reason, .at = at_};
+  Literals values = literals(message);
+  values.attempt(message, attempt, "dead").wire(message).text("reason", reason);
+  exec(values.in(sql::mark_refused));
+  exec(values.in(sql::bury));
+  append_letter(message, reason, {});
+  finish();
 }
 
 std::optional<Datastore::Due> PostgresSession::begin_due() {

@@ -53,6 +53,7 @@ class PostgresSession final : public Datastore::Session {
   bool undo_handler();
 
   std::optional<Datastore::Admission> try_begin(const Message& message);
+  void refuse_forgotten(const Message& message);
   [[nodiscard]] Literals literals() const;
   [[nodiscard]] Literals literals(const Message& message) const;
   [[nodiscard]] Attempt stamped(const Attempt& attempt) const;

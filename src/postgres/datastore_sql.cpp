@@ -40,6 +40,7 @@ Literals& Literals::message(const std::string& group, const Message& message) {
   number("deliveries", origin.deliveries).boolean("redelivered", origin.redelivered);
   if (message.defect.empty()) {
     text("source", message.event.source).text("id", message.id()).text("type", message.type());
+    text("time", message.event.time);
     text_or_null("key", message.key());
     // Locks of Postgres are numbers: the hash of what is meant. Two that meet by chance wait for each other, and that is all.
     text("message_lock", schema_ + ".inbox." + group + '.' + message.event.source + '\n' + message.id());
@@ -114,7 +115,7 @@ std::string Literals::in(std::string_view sql) const {
   "gone AS (DELETE FROM @schema@.parked WHERE seq = {seq}),"                                                            \
   " marked AS (UPDATE @schema@.inbox SET state = " state                                                                \
   " WHERE consumer_group = {group} AND source = {source}"                                                               \
-  " AND id = {id}),"                                                                                                    \
+  " AND id = {id} AND @schema@.inbox_day(id) = @schema@.inbox_day({id})),"                                              \
   " released AS (UPDATE @schema@.parked SET behind = false, next_attempt_at = clock_timestamp() WHERE behind AND seq =" \
   " (SELECT min(seq) FROM @schema@.parked WHERE consumer_group = {group} AND key = {key} AND seq > {seq}))"
 
@@ -139,14 +140,21 @@ const std::string_view admit =
     " mark AS (INSERT INTO @schema@.inbox(consumer_group, source, id) SELECT {group}, {source}, {id} FROM gate WHERE free"
     " ON CONFLICT DO NOTHING RETURNING 1)"
     " SELECT (SELECT free FROM gate) AS free, (SELECT count(*) FROM mark) AS marked,"
-    " EXISTS (SELECT FROM @schema@.parked WHERE consumer_group = {group} AND key = {key}) AS behind, " PENSTOCK_AT " AS at";
+    " EXISTS (SELECT FROM @schema@.parked WHERE consumer_group = {group} AND key = {key}) AS behind, " PENSTOCK_AT
+    " AS at,"
+    // After the mark was made, and with a snapshot of its own.
+    " CASE WHEN (SELECT count(*) FROM mark) = 1 THEN @schema@.inbox_forgotten({group}, {id}, {time}) END AS forgotten";
+
+const std::string_view mark_refused =
+    "UPDATE @schema@.inbox SET state = 'dead' WHERE consumer_group = {group} AND source = {source} AND id = {id}"
+    " AND @schema@.inbox_day(id) = @schema@.inbox_day({id})";
 
 const std::string_view lock_key = "SELECT pg_advisory_xact_lock(hashtextextended({key_lock}, 0));\n";
 
 const std::string_view park_behind =
     "WITH head AS MATERIALIZED (SELECT 1 FROM @schema@.parked WHERE consumer_group = {group} AND key = {key} LIMIT 1),"
     " marked AS (UPDATE @schema@.inbox SET state = 'parked' WHERE consumer_group = {group} AND source = {source} AND id = {id}"
-    " AND EXISTS (SELECT FROM head)), " PENSTOCK_CHECKPOINT(
+    " AND @schema@.inbox_day(id) = @schema@.inbox_day({id}) AND EXISTS (SELECT FROM head)), " PENSTOCK_CHECKPOINT(
         "AND EXISTS (SELECT FROM head)") " " PENSTOCK_PARKED_COLUMNS
                                          "SELECT {group}, {key}, true, clock_timestamp(), 1, '[]', " PENSTOCK_PARKED_ORIGIN
                                          " FROM head RETURNING seq";
@@ -216,7 +224,8 @@ const std::string_view bury_malformed = "WITH " PENSTOCK_CHECKPOINT(
         " {headers}, {payload}, {reason}, {reason}, {reason}, '[]')";
 
 const std::string_view settled =
-    "SELECT 1 FROM @schema@.inbox WHERE consumer_group = {group} AND source = {source} AND id = {id}";
+    "SELECT 1 FROM @schema@.inbox WHERE consumer_group = {group} AND source = {source} AND id = {id}"
+    " AND @schema@.inbox_day(id) = @schema@.inbox_day({id})";
 
 }  // namespace sql
 

@@ -44,7 +44,8 @@ class Literals {
 /// Statements, and parts of them, in the order a message meets them.
 namespace sql {
 
-extern const std::string_view admit;           ///< marks the inbox; row (free, marked, behind, at)
+extern const std::string_view admit;           ///< marks the inbox; row (free, marked, behind, at, forgotten)
+extern const std::string_view mark_refused;    ///< the mark just made says 'dead'
 extern const std::string_view lock_key;        ///< the key's lock, until the transaction ends
 extern const std::string_view park_behind;     ///< a row if an earlier one of the key is parked
 extern const std::string_view claim_due;       ///< the next due one, locked

@@ -104,18 +104,21 @@ class Batch {
       exec(kLockKeys);
       exec(
           "UPDATE @schema@.inbox i SET state = 'parked' FROM @schema@.dead_letters l WHERE l.id = ANY ($1::bigint[])"
-          " AND l.side = 'consumer' AND i.consumer_group = l.consumer_group AND i.source = l.source AND i.id = l.event_id");
+          " AND l.side = 'consumer' AND i.consumer_group = l.consumer_group AND i.source = l.source AND i.id = l.event_id"
+          " AND @schema@.inbox_day(i.id) = @schema@.inbox_day(l.event_id)");
       exec(
           "INSERT INTO @schema@.inbox(consumer_group, source, id, state)"
           " SELECT l.consumer_group, l.source, l.event_id, 'parked' FROM @schema@.dead_letters l"
           " WHERE l.id = ANY ($1::bigint[]) AND l.side = 'consumer' AND NOT EXISTS (SELECT FROM @schema@.inbox i"
-          "  WHERE i.consumer_group = l.consumer_group AND i.source = l.source AND i.id = l.event_id)");
+          "  WHERE i.consumer_group = l.consumer_group AND i.source = l.source AND i.id = l.event_id"
+          "   AND @schema@.inbox_day(i.id) = @schema@.inbox_day(l.event_id))");
       exec(kPark);
     } else if (job_.target == "channel") {
       // So that the group that failed does not take it for done.
       exec(
           "DELETE FROM @schema@.inbox i USING @schema@.dead_letters l WHERE l.id = ANY ($1::bigint[])"
-          " AND l.side = 'consumer' AND i.consumer_group = l.consumer_group AND i.source = l.source AND i.id = l.event_id");
+          " AND l.side = 'consumer' AND i.consumer_group = l.consumer_group AND i.source = l.source AND i.id = l.event_id"
+          " AND @schema@.inbox_day(i.id) = @schema@.inbox_day(l.event_id)");
     }
     std::vector<OutboxRow> rows;
     rows.reserve(events_.size());
@@ -275,7 +278,8 @@ pqxx::result next_letters(pqxx::transaction_base& tx, const std::string& schema,
       " ORDER BY l.id LIMIT $11::bigint FOR UPDATE)"
       " SELECT l.id, l.side, l.consumer_group, l.backend, l.channel, l.source, l.event_id, l.key, l.replays,"
       "  (SELECT i.state FROM @schema@.inbox i WHERE l.side = 'consumer' AND i.consumer_group = l.consumer_group"
-      "    AND i.source = l.source AND i.id = l.event_id) AS mark,"
+      "    AND i.source = l.source AND i.id = l.event_id"
+      "    AND @schema@.inbox_day(i.id) = @schema@.inbox_day(l.event_id)) AS mark,"
       "  (SELECT d.id FROM @schema@.dead_letters d WHERE l.side = 'outbox' AND d.side = 'outbox' AND d.state = 'dead'"
       "    AND d.consumer_group = l.consumer_group AND d.channel = l.channel AND d.key = l.key AND d.id < l.id"
       "    AND d.id NOT IN (SELECT o.id FROM l o) LIMIT 1) AS earlier,"

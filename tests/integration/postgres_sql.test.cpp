@@ -14,6 +14,7 @@
 #include "penstock/outbox.hpp"
 #include "penstock/postgres_datastore.hpp"
 #include "penstock/replay.hpp"
+#include "penstock/upkeep.hpp"
 #include "postgres/cursor_state.hpp"
 #include "postgres/segments.hpp"
 #include "support/postgres.hpp"
@@ -225,20 +226,22 @@ TEST_F(SqlTest, WhatGettingStartedShowsRuns) {
 class RolesTest : public SqlTest {
  protected:
   RolesTest() {
-    schema_.exec("CREATE ROLE " + app_ + "; CREATE ROLE " + relay_ + "; CREATE ROLE " + worker_ + "; CREATE ROLE " + operator_);
+    schema_.exec("CREATE ROLE " + app_ + "; CREATE ROLE " + relay_ + "; CREATE ROLE " + worker_ + "; CREATE ROLE " + operator_ +
+                 "; CREATE ROLE " + upkeep_);
     schema_.exec("CREATE TABLE " + schema_.table("business") + " AS SELECT 1 AS secret");
     auto blocks = sql_blocks("postgres.md", schema_);
-    EXPECT_EQ(blocks.size(), 4U);
+    EXPECT_EQ(blocks.size(), 5U);
     for (auto& block : blocks) {
       replace_all(block, "shop_app", app_);
       replace_all(block, "shop_relay", relay_);
       replace_all(block, "shop_worker", worker_);
       replace_all(block, "shop_operator", operator_);
+      replace_all(block, "shop_upkeep", upkeep_);
       schema_.exec(block);
     }
   }
   ~RolesTest() override {
-    for (const auto& role : {app_, relay_, worker_, operator_}) {
+    for (const auto& role : {app_, relay_, worker_, operator_, upkeep_}) {
       schema_.exec("DROP OWNED BY " + role + "; DROP ROLE " + role);
     }
   }
@@ -261,6 +264,7 @@ class RolesTest : public SqlTest {
   std::string relay_ = schema_.name() + "_relay";
   std::string worker_ = schema_.name() + "_worker";
   std::string operator_ = schema_.name() + "_operator";
+  std::string upkeep_ = schema_.name() + "_upkeep";
 };
 
 TEST_F(RolesTest, WhoAppendsCanDoThatAndNothingElse) {
@@ -401,6 +405,7 @@ TEST_F(RolesTest, AnOperatorReplaysAndDoesNotReadTheLogOrMoveACursor) {
   EXPECT_EQ(replay(ReplayTarget::discard, 3), 1);
   EXPECT_FALSE(replays.cancel(1, "ada", "too late"));
   EXPECT_TRUE(session->begin_due());
+  session->abandon();
   for (const auto* what :
        {"SELECT FROM @outbox", "SELECT FROM @outbox_0", "UPDATE @cursors SET place = 1", "TRUNCATE @outbox_0",
         "SELECT FROM @business", "DELETE FROM @dead_letters", "UPDATE @dead_letters SET payload = NULL", "DELETE FROM @audit",
@@ -409,6 +414,12 @@ TEST_F(RolesTest, AnOperatorReplaysAndDoesNotReadTheLogOrMoveACursor) {
     std::string sql = what;
     replace_all(sql, "@", schema_.name() + ".");
     EXPECT_FALSE(may(operator_, sql)) << sql;
+  }
+  // Upkeep is one function and no right on a table.
+  EXPECT_FALSE(upkeep(url_as(upkeep_), {.schema = schema_.name()}).busy);
+  EXPECT_FALSE(may(upkeep_, "SELECT FROM " + schema_.table("inbox")));
+  for (const auto& role : {app_, relay_, worker_, operator_}) {
+    EXPECT_FALSE(may(role, "SELECT " + schema_.table("upkeep") + "('1 day', '1 day')")) << role;
   }
 }
 
