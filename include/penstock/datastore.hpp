@@ -10,6 +10,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "penstock/dead_letter.hpp"
 
@@ -51,8 +52,14 @@ class PENSTOCK_EXPORT Datastore {
     Message message{};
     int attempt = 1;
   };
+  /// A message of a batch whose effect is complete, and what its handler emitted.
+  struct Completed {
+    const Message* message = nullptr;
+    std::span<const Event> emitted{};
+    Attempt attempt{};
+  };
 
-  /// One worker's connection, with at most one message in work at a time. Every call may throw DatastoreUnavailable or
+  /// One worker's connection, with one message or one batch in work at a time. Every call may throw DatastoreUnavailable or
   /// TransactionConflict; the work is then undone and the session ready for `begin` again (it reconnects by itself).
   /// Thread safety: one thread at a time.
   class PENSTOCK_EXPORT Session {
@@ -88,6 +95,31 @@ class PENSTOCK_EXPORT Datastore {
     virtual void bury_malformed(const Message& message) = 0;
     /// Undoes everything; the message is as if it had not been begun.
     virtual void abandon() noexcept = 0;
+
+    /// Opens one transaction for several messages, which outlive it, and marks the inbox with all that are new. One admission
+    /// each: those that are not `fresh` are not in the batch; one that is `behind` is to be begun by itself. Nothing at all
+    /// from a store that has no batches, and no transaction is open then. `park` and `bury` are for single messages.
+    virtual std::vector<Admission> begin_batch(std::span<const Message* const> messages) {
+      static_cast<void>(messages);
+      return {};
+    }
+    /// Keeps what was done in the batch so far apart from what follows. Throws what is not listed above when a statement of the
+    /// part that ends here had failed and its handler passed over it: then `undo` takes that part back.
+    virtual void savepoint() {}
+    /// Takes back what was done since the last `savepoint`.
+    virtual void undo() {}
+    /// As `complete` for these, in one statement each for events, audit rows and checkpoints; the other messages of the batch
+    /// are as if they had not been begun.
+    virtual void complete_batch(std::span<const Completed> done) { static_cast<void>(done); }
+
+    /// How often each was begun (see below) and not settled: by how many processes that died. Empty where nobody counts.
+    virtual std::vector<int> begun(std::span<const Message* const> messages) {
+      static_cast<void>(messages);
+      return {};
+    }
+    /// Notes, committed at its return, that these are about to be handled. Settling a message that may have been delivered
+    /// before removes its note.
+    virtual void note_begun(std::span<const Message* const> messages) { static_cast<void>(messages); }
 
     /// After CommitInDoubt: whether the inbox holds the message, so that the effect is there.
     virtual bool settled(const Message& message) = 0;

@@ -22,6 +22,8 @@ struct Origin {
   std::int64_t position = -1;    ///< offset (Kafka) or stream sequence (NATS); -1 where there is none
   std::uint32_t deliveries = 0;  ///< how often the broker says it was delivered, this time included; 0: it does not say
   bool redelivered = false;      ///< the broker delivered it before, or may have
+
+  [[nodiscard]] bool repeated() const noexcept { return redelivered || deliveries > 1; }
 };
 
 /// One delivery: the event, the exact bytes it came in, and where from. A plain value: copying it settles nothing.

@@ -10,6 +10,7 @@
 
 #include "postgres/connection.hpp"
 #include "postgres/outbox_append.hpp"
+#include "postgres/schema_name.hpp"
 #include "postgres/text_codec.hpp"
 
 namespace penstock::postgres {
@@ -41,6 +42,8 @@ Binding binding_of(const std::string& backend) {
   }
   return backend == "nats" ? Binding::nats : Binding::kafka;
 }
+
+std::optional<std::string> unless_empty(const std::string& text) { return text.empty() ? std::nullopt : std::optional{text}; }
 
 std::optional<std::string> bytes_of(const pqxx::field& field) {
   if (field.is_null()) {
@@ -76,37 +79,23 @@ Message message_of(const pqxx::row& row) {
 }  // namespace
 
 PostgresSession::PostgresSession(std::string url, PostgresDatastoreOptions options, std::string group)
-    : url_{std::move(url)}, options_{std::move(options)}, group_{std::move(group)} {}
+    : url_{std::move(url)},
+      options_{std::move(options)},
+      group_{std::move(group)},
+      begin_sql_{in_schema("SELECT * FROM @schema@.consumer_begin($1, $2, $3, $4, $5)", options_.schema)},
+      done_sql_{
+          in_schema("CALL @schema@.consumer_done($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);\n",
+                    options_.schema)} {}
 
 PostgresSession::~PostgresSession() { close(); }
 
 // --- errors -----------------------------------------------------------------------------------------------------------------
-
-template <class Work>
-auto PostgresSession::guarded(Stage stage, Work work) -> decltype(work()) {
-  try {
-    return work();
-  } catch (const pqxx::broken_connection& error) {
-    unavailable(error.what());
-  } catch (const pqxx::in_doubt_error& error) {
-    unavailable(error.what());
-  } catch (const pqxx::failure& error) {
-    const std::string state = sqlstate(error);
-    if (state.empty()) {
-      fail(stage, error.what());
-    }
-    refused(stage, error.what(), state);
-  } catch (const std::logic_error& error) {
-    fail(stage, error.what());
-  }
-}
 
 void PostgresSession::fail(Stage stage, const std::string& what) {
   if (connection_ == nullptr || !connection_->is_open()) {
     unavailable(what);
   }
   if (stage == Stage::handlers) {
-    // libpqxx 6 closes a transaction when a statement fails.
     throw std::runtime_error{"the transaction cannot go on, as after a failed statement that the handler passed over: " + what};
   }
   const std::runtime_error failure{what};
@@ -115,8 +104,10 @@ void PostgresSession::fail(Stage stage, const std::string& what) {
 }
 
 void PostgresSession::refused(Stage stage, const std::string& what, const std::string& state) {
+  const bool missing = state.rfind("42", 0) == 0 || state == "3F000";
+  const std::string hint = missing ? " (does the schema exist, in this version? call penstock::migrate)" : "";
   if (connection_ == nullptr || !connection_->is_open()) {
-    unavailable(what);
+    unavailable(what + hint);
   }
   if (is_conflict(state)) {
     const TransactionConflict conflict{what};
@@ -130,7 +121,7 @@ void PostgresSession::refused(Stage stage, const std::string& what, const std::s
     }
     throw std::runtime_error{failure};
   }
-  unavailable(state.rfind("42", 0) == 0 ? what + " (does the schema exist? call penstock::migrate)" : what);
+  unavailable(what + hint);
 }
 
 void PostgresSession::unavailable(const std::string& what) {
@@ -161,7 +152,7 @@ void PostgresSession::classify(const std::exception_ptr& thrown) {
     tx()->exec("SELECT 1");
   } catch (const pqxx::broken_connection& error) {
     unavailable(error.what());
-  } catch (const std::exception&) {  // in failure, or with libpqxx 6 ended by it
+  } catch (const std::exception&) {  // in failure
     failed = true;
   }
   if (!connection_->is_open()) {
@@ -178,33 +169,86 @@ void PostgresSession::classify(const std::exception_ptr& thrown) {
 void PostgresSession::start() {
   close();
   if (connection_ == nullptr) {
-    connection_ = connect(url_, {.connect_timeout = options_.connect_timeout, .statement_timeout = options_.statement_timeout});
-    never_reconnect(*connection_);
+    auto connection =
+        connect(url_, {.connect_timeout = options_.connect_timeout, .statement_timeout = options_.statement_timeout});
+    never_reconnect(*connection);
+    pqxx::nontransaction setup{*connection};
     // The look under a key's lock must see what was committed before the lock was given.
-    pqxx::nontransaction setup{*connection_};
     setup.exec("SET default_transaction_isolation = 'read committed'");
+    member_ = setup.exec(in_schema("SELECT @schema@.consumer_member(", options_.schema) + setup.quote(group_) + ")")[0][0]
+                  .as<std::string>();
     setup.commit();
+    connection_ = std::move(connection);
   }
-  tx_ = std::make_unique<pqxx::work>(*connection_);
+  tx_ = std::make_unique<pqxx::nontransaction>(*connection_);
+}
+
+pqxx::result PostgresSession::exec(const std::string& sql) {
+  if (open_) {
+    return tx_->exec(sql);
+  }
+  open_ = true;  // also when the statement behind it fails
+  return tx_->exec("BEGIN;\n" + sql);
+}
+
+/// For a statement with parameters, which goes alone.
+void PostgresSession::open_block() {
+  if (!open_) {
+    open_ = true;
+    tx_->exec("BEGIN");
+  }
 }
 
 void PostgresSession::finish() {
-  tx_->commit();
+  exec("COMMIT");
+  open_ = false;
+  close();
+}
+
+void PostgresSession::commit_with(const std::string& sql) {
+  try {
+    guarded(Stage::handlers, [&] {
+      try {
+        exec(sql + "COMMIT");
+        open_ = false;
+      } catch (const std::exception&) {
+        if (connection_->is_open()) {
+          // What failed at COMMIT has ended the transaction, what failed before it has not. ROLLBACK without one is a warning.
+          try {
+            tx_->exec("SELECT 1");
+            open_ = false;
+          } catch (const pqxx::sql_error&) {
+            open_ = true;
+          }
+        }
+        throw;
+      }
+    });
+  } catch (const DatastoreUnavailable& error) {
+    throw CommitInDoubt{error.what()};
+  }
   close();
 }
 
 void PostgresSession::close() noexcept {
   try {
-    sub_.reset();
+    if (open_ && connection_ != nullptr && connection_->is_open()) {
+      tx_->exec("ROLLBACK");
+    }
     tx_.reset();
-  } catch (...) {  // NOLINT(bugprone-empty-catch): it rolls back, or the connection is gone, which does the same
+  } catch (...) {  // the connection is gone, which rolls back, too
+    tx_.reset();
+    connection_.reset();
   }
+  open_ = false;
+  savepoint_ = false;
+  batch_.clear();
   current_.reset();
   seq_ = 0;
-  ended_ = false;
 }
 
 void PostgresSession::drop() noexcept {
+  open_ = false;
   close();
   try {
     connection_.reset();
@@ -213,41 +257,32 @@ void PostgresSession::drop() noexcept {
 }
 
 bool PostgresSession::undo_handler() {
-  sub_.reset();
-  if (seq_ != 0 && !ended_) {
-    return true;
-  }
-  tx_.reset();
   if (!connection_->is_open()) {
     throw pqxx::broken_connection{"the connection broke while the handler ran"};
   }
-  tx_ = std::make_unique<pqxx::work>(*connection_);
-  ended_ = false;
-  if (seq_ == 0) {
+  if (seq_ != 0 && open_) {
+    exec("ROLLBACK TO SAVEPOINT penstock_handler");
     return true;
   }
-  // The commit failed and took the lock of the parked row with it.
-  return !exec(literals().number("seq", seq_).number("attempt", attempt_).in(sql::reclaim)).empty();
-}
-
-pqxx::transaction_base* PostgresSession::tx() {
-  if (sub_) {
-    return sub_.get();
+  if (open_) {
+    exec("ROLLBACK");
+    open_ = false;
   }
-  return tx_.get();
+  // The commit of a parked message failed and took the lock of its row with it.
+  return seq_ == 0 || !exec(literals().number("seq", seq_).number("attempt", attempt_).in(sql::reclaim)).empty();
 }
 
-pqxx::result PostgresSession::exec(const std::string& sql) { return tx_->exec(sql); }
+pqxx::transaction_base* PostgresSession::tx() { return tx_.get(); }
 
 Literals PostgresSession::literals() const {
   Literals values{*tx_, options_.schema};
-  values.text("group", group_);
+  values.text("group", group_).text("member", member_);
   return values;
 }
 
 Literals PostgresSession::literals(const Message& message) const {
   Literals values{*tx_, options_.schema};
-  values.message(group_, message);
+  values.message(group_, message).text("member", member_);
   return values;
 }
 
@@ -259,6 +294,10 @@ Attempt PostgresSession::stamped(const Attempt& attempt) const {
 
 std::string PostgresSession::key_lock(const Literals& values) const {
   return current_->key().empty() ? std::string{} : values.in(sql::lock_key);
+}
+
+std::string PostgresSession::settle_note(const Literals& values) const {
+  return current_->origin.repeated() ? values.in(sql::settle_note) : std::string{};
 }
 
 // --- intake -----------------------------------------------------------------------------------------------------------------
@@ -276,18 +315,19 @@ Datastore::Admission PostgresSession::begin(const Message& message) {
 
 std::optional<Datastore::Admission> PostgresSession::try_begin(const Message& message) {
   start();
-  Literals values = literals(message);
-  const pqxx::result result = exec(values.in(sql::admit));
-  if (!result[0]["free"].as<bool>()) {
+  const pqxx::result result =
+      exec(filled_in(*tx_, begin_sql_, {group_, message.event.source, message.id(), unless_empty(message.key()), unless_empty(message.event.time)}));
+  const auto admission = result[0][0].as<std::string>();
+  if (admission == "busy") {
     close();
     throw TransactionConflict{"the message is in work in another session"};
   }
-  if (result[0]["marked"].as<int>() == 0) {
+  if (admission == "duplicate") {
     close();
     return Datastore::Admission::duplicate;
   }
-  at_ = result[0]["at"].as<std::string>();
-  if (result[0]["forgotten"].as<bool>()) {
+  at_ = result[0][1].as<std::string>();
+  if (result[0][2].as<bool>()) {
     if (options_.beyond_retention == BeyondRetention::refuse) {
       refuse_forgotten(message);
       return Datastore::Admission::refused;
@@ -297,10 +337,11 @@ std::optional<Datastore::Admission> PostgresSession::try_begin(const Message& me
                                                " is older than what the inbox of '" + group_ + "' keeps, and taken for new");
     }
   }
-  if (!result[0]["behind"].as<bool>()) {
+  if (admission == "fresh") {
     current_ = message;
     return Datastore::Admission::fresh;
   }
+  Literals values = literals(message);
   values.wire(message);
   if (exec(values.in(std::string{sql::lock_key} + std::string{sql::park_behind})).empty()) {
     close();  // and give the lock back: it is never held while a handler runs
@@ -335,8 +376,7 @@ std::optional<Datastore::Due> PostgresSession::begin_due() {
     seq_ = result[0]["seq"].as<std::int64_t>();
     at_ = result[0]["at"].as<std::string>();
     attempt_ = result[0]["attempt"].as<int>();
-    sub_ = std::make_unique<pqxx::subtransaction>(*tx_, "penstock_handler");
-    begin_now(*sub_);
+    exec("SAVEPOINT penstock_handler");
     return Datastore::Due{*current_, attempt_};
   });
 }
@@ -363,31 +403,35 @@ bool PostgresSession::settled(const Message& message) {
 // --- settlement -------------------------------------------------------------------------------------------------------------
 
 void PostgresSession::complete(std::span<const Event> emitted, const Attempt& attempt) {
+  std::string text;
   guarded(Stage::handlers, [&] {
-    if (sub_) {
-      sub_->commit();
-      sub_.reset();
-    }
-    Literals values = literals(*current_);
-    values.attempt(*current_, stamped(attempt), "done");
     std::vector<OutboxRow> rows;
     for (const Event& event : emitted) {
       rows.push_back({.event = &event});
     }
-    const std::string events = append_text(*tx_, options_.schema, rows);
+    text = append_text(*tx_, options_.schema, rows);
     if (seq_ == 0) {
-      exec(events + values.in(sql::complete));
+      text += done_text(attempt);
     } else {
-      exec(events + key_lock(values) + values.number("seq", seq_).in(sql::complete_due));
+      Literals values = literals(*current_);
+      values.attempt(*current_, stamped(attempt), "done");
+      text += settle_note(values) + key_lock(values) + values.number("seq", seq_).in(sql::complete_due) + ";\n";
     }
   });
-  try {
-    ended_ = true;
-    guarded(Stage::handlers, [&] { tx_->commit(); });
-  } catch (const DatastoreUnavailable& error) {
-    throw CommitInDoubt{error.what()};
-  }
-  close();
+  commit_with(text);
+}
+
+/// Audit row and checkpoint.
+std::string PostgresSession::done_text(const Attempt& attempt) const {
+  const Event& event = current_->event;
+  const Origin& origin = current_->origin;
+  std::string text = current_->origin.repeated() ? settle_note(literals(*current_)) : std::string{};
+  return text +
+         filled_in(*tx_, done_sql_,
+                   {group_, member_, origin.backend, origin.channel, std::to_string(origin.partition),
+                    std::to_string(origin.position), event.source, event.id, event.type, unless_empty(event.key),
+                    unless_empty(event.correlation_id), unless_empty(event.causation_id), unless_empty(event.traceparent),
+                    std::to_string(attempt.number), std::to_string(attempt.duration.count()), unless_empty(attempt.host)});
 }
 
 void PostgresSession::park(const Attempt& attempt, milliseconds delay) {
@@ -400,9 +444,9 @@ void PostgresSession::park(const Attempt& attempt, milliseconds delay) {
     values.attempt(*current_, stamped(attempt), "parked").wire(*current_);
     values.number("delay", std::clamp(delay, milliseconds{0}, longest_delay).count());
     if (seq_ == 0) {
-      exec(key_lock(values) + values.in(sql::park));
+      exec(settle_note(values) + key_lock(values) + values.in(sql::park));
     } else {
-      exec(values.number("seq", seq_).in(sql::park_again));
+      exec(settle_note(values) + values.number("seq", seq_).in(sql::park_again));
     }
     finish();
   });
@@ -429,7 +473,7 @@ void PostgresSession::bury(const Attempt& attempt, const std::string& reason) {
         close();  // another consumer of the group has settled it meanwhile
         return;
       }
-      exec(values.in(sql::bury));
+      exec(settle_note(values) + values.in(sql::bury));
     } else {
       values.number("seq", seq_);
       for (const auto& row : exec(values.in(sql::history))) {
@@ -439,7 +483,7 @@ void PostgresSession::bury(const Attempt& attempt, const std::string& reason) {
                             .at = row["at"].as<std::string>(),
                             .host = row["host"].as<std::string>()});
       }
-      exec(key_lock(values) + values.in(sql::bury_due));
+      exec(settle_note(values) + key_lock(values) + values.in(sql::bury_due));
     }
     attempts.push_back(last);
     append_letter(*current_, reason, std::move(attempts));

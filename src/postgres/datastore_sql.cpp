@@ -43,7 +43,6 @@ Literals& Literals::message(const std::string& group, const Message& message) {
     text("time", message.event.time);
     text_or_null("key", message.key());
     // Locks of Postgres are numbers: the hash of what is meant. Two that meet by chance wait for each other, and that is all.
-    text("message_lock", schema_ + ".inbox." + group + '.' + message.event.source + '\n' + message.id());
     text("key_lock", schema_ + ".parked." + group + '.' + message.key());
   }
   return *this;
@@ -94,20 +93,11 @@ std::string Literals::in(std::string_view sql) const {
   " SELECT {group}, {backend}, {channel}, {partition}, {position}, {source}, {id}, {type}, {key}, {correlation},"         \
   " {causation}, {traceparent}, {outcome}, {number}, {duration}, {error}, {host} " condition ")"
 
-// Any row of the group and place that no other transaction is writing will do, so workers never wait here, and there are never
-// more rows than there were transactions at once.
-#define PENSTOCK_CHECKPOINT(condition)                                                                                    \
-  "slot AS MATERIALIZED (SELECT member FROM @schema@.checkpoints WHERE consumer_group = {group} AND channel = {channel}"  \
-  " AND partition = {partition} ORDER BY member LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED),"                                  \
-  " moved AS (UPDATE @schema@.checkpoints AS c SET position = greatest(c.position, {position}), settled = c.settled + 1," \
-  " updated_at = clock_timestamp() FROM slot WHERE c.consumer_group = {group} AND c.channel = {channel}"                  \
-  " AND c.partition = {partition} AND c.member = slot.member " condition                                                  \
-  " RETURNING 1),"                                                                                                        \
-  " made AS (INSERT INTO @schema@.checkpoints AS c (consumer_group, channel, partition, member, position, settled)"       \
-  " SELECT {group}, {channel}, {partition}, (SELECT (coalesce(max(member::int), 0) + 1)::text FROM @schema@.checkpoints"  \
-  " WHERE consumer_group = {group} AND channel = {channel} AND partition = {partition}), {position}, 1"                   \
-  " WHERE NOT EXISTS (SELECT FROM moved) " condition                                                                      \
-  " ON CONFLICT (consumer_group, channel, partition, member) DO UPDATE SET settled = c.settled + 1,"                      \
+// The row of this session, which no other one writes: nobody waits here.
+#define PENSTOCK_CHECKPOINT(condition)                                                                              \
+  "moved AS (INSERT INTO @schema@.checkpoints AS c (consumer_group, channel, partition, member, position, settled)" \
+  " SELECT {group}, {channel}, {partition}, {member}, {position}, 1 WHERE true " condition                          \
+  " ON CONFLICT (consumer_group, channel, partition, member) DO UPDATE SET settled = c.settled + 1,"                \
   " position = greatest(c.position, excluded.position), updated_at = clock_timestamp())"
 
 // Under the key's lock.
@@ -134,20 +124,25 @@ std::string Literals::in(std::string_view sql) const {
 
 namespace sql {
 
-// The gate keeps a redelivery from waiting on the inbox row for as long as the handler of the first delivery runs elsewhere.
-const std::string_view admit =
-    "WITH gate AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended({message_lock}, 0)) AS free),"
-    " mark AS (INSERT INTO @schema@.inbox(consumer_group, source, id) SELECT {group}, {source}, {id} FROM gate WHERE free"
-    " ON CONFLICT DO NOTHING RETURNING 1)"
-    " SELECT (SELECT free FROM gate) AS free, (SELECT count(*) FROM mark) AS marked,"
-    " EXISTS (SELECT FROM @schema@.parked WHERE consumer_group = {group} AND key = {key}) AS behind, " PENSTOCK_AT
-    " AS at,"
-    // After the mark was made, and with a snapshot of its own.
-    " CASE WHEN (SELECT count(*) FROM mark) = 1 THEN @schema@.inbox_forgotten({group}, {id}, {time}) END AS forgotten";
-
 const std::string_view mark_refused =
     "UPDATE @schema@.inbox SET state = 'dead' WHERE consumer_group = {group} AND source = {source} AND id = {id}"
     " AND @schema@.inbox_day(id) = @schema@.inbox_day({id})";
+
+const std::string_view begun =
+    "SELECT w.n, b.times FROM ROWS FROM (unnest($2::text[]), unnest($3::text[])) WITH ORDINALITY AS w(source, id, n)"
+    " JOIN @schema@.begun b ON b.consumer_group = $1 AND b.source = w.source AND b.id = w.id";
+
+const std::string_view note_begun =
+    "INSERT INTO @schema@.begun AS b (consumer_group, source, id)"
+    " SELECT $1, source, id FROM ROWS FROM (unnest($2::text[]), unnest($3::text[])) AS w(source, id) ORDER BY source, id"
+    " ON CONFLICT (consumer_group, source, id) DO UPDATE SET times = b.times + 1, begun_at = clock_timestamp()";
+
+const std::string_view settle_notes =
+    "DELETE FROM @schema@.begun b USING ROWS FROM (unnest($2::text[]), unnest($3::text[])) AS w(source, id)"
+    " WHERE b.consumer_group = $1 AND b.source = w.source AND b.id = w.id";
+
+const std::string_view settle_note =
+    "DELETE FROM @schema@.begun WHERE consumer_group = {group} AND source = {source} AND id = {id};\n";
 
 const std::string_view lock_key = "SELECT pg_advisory_xact_lock(hashtextextended({key_lock}, 0));\n";
 
@@ -171,8 +166,6 @@ const std::string_view reclaim =
 const std::string_view count_due =
     "SELECT count(*) FROM (SELECT FROM @schema@.parked WHERE consumer_group = {group} AND NOT behind"
     " AND next_attempt_at <= now() LIMIT {limit}) AS due";
-
-const std::string_view complete = "WITH " PENSTOCK_AUDIT("") ", " PENSTOCK_CHECKPOINT("") " SELECT 1";
 
 const std::string_view complete_due = "WITH " PENSTOCK_AUDIT("") ", " PENSTOCK_RELEASE("'done'") " SELECT 1";
 

@@ -44,14 +44,16 @@ class Literals {
 /// Statements, and parts of them, in the order a message meets them.
 namespace sql {
 
-extern const std::string_view admit;           ///< marks the inbox; row (free, marked, behind, at, forgotten)
 extern const std::string_view mark_refused;    ///< the mark just made says 'dead'
+extern const std::string_view begun;           ///< ($1 group, $2 sources, $3 ids): row (number, times) of each that is
+extern const std::string_view note_begun;      ///< the same parameters
+extern const std::string_view settle_notes;    ///< the same parameters; they are begun no more
+extern const std::string_view settle_note;     ///< it is begun no more
 extern const std::string_view lock_key;        ///< the key's lock, until the transaction ends
 extern const std::string_view park_behind;     ///< a row if an earlier one of the key is parked
 extern const std::string_view claim_due;       ///< the next due one, locked
 extern const std::string_view reclaim;         ///< locks it again; a row if it is as it was
 extern const std::string_view count_due;       ///< at most {limit}
-extern const std::string_view complete;        ///< audit row and checkpoint
 extern const std::string_view complete_due;    ///< audit row; gone from `parked`, its successor due
 extern const std::string_view park;            ///< inbox mark and parked row; a row if the mark was free
 extern const std::string_view park_again;      ///< the next attempt's time and the history
