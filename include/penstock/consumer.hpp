@@ -9,6 +9,7 @@
 #include <stop_token>
 #include <string>
 
+#include "penstock/batch.hpp"
 #include "penstock/clock.hpp"
 #include "penstock/context.hpp"
 #include "penstock/datastore.hpp"
@@ -24,7 +25,8 @@ namespace penstock {
 /// The effect of a message. Called from worker threads, several at once, but never two at once for one key.
 using Handler = std::function<Verdict(const Message&, Context&)>;
 
-/// How many threads run the handler: `min` always, up to `max` while messages wait.
+/// How many threads run the handler: `min` always, up to `max` while messages wait longer than 20 ms by the measured time of a
+/// handler; fewer again when those there were had too little to do for five seconds.
 struct Workers {
   int min = 1;
   int max = 1;
@@ -37,6 +39,16 @@ struct ConsumerOptions {
   RetryPolicy retry =
       RetryPolicy::exponential(std::chrono::milliseconds{200}).cap(std::chrono::seconds{30}).attempts(8).jitter(Jitter::full);
   std::size_t in_flight = 256;  ///< most messages taken from the source and not settled; parked ones do not count
+  /// Most bytes of them: nothing is taken while they are more. One poll, sized by the messages before it, may exceed it.
+  std::size_t in_flight_bytes = std::size_t{64} << 20U;
+  /// Most messages that share a transaction, with a savepoint each; or that a BatchHandler gets at once. As many as wait are
+  /// taken, and none is waited for. Without a Datastore it changes nothing.
+  std::size_t batch = 1;
+  /// After so long the handler's stop token is triggered; 0: never. Looked at ten times a second.
+  std::chrono::milliseconds handler_timeout{0};
+  /// A message whose handler took the process with it so often is dead-lettered as `crashed: …`; 0: never. Only deliveries that
+  /// may be repeated are counted, so the first death leaves no trace. With a Datastore in SQL.
+  int crashes = 3;
   std::chrono::milliseconds parked_poll{100};       ///< how often to look for parked messages that are due
   std::chrono::milliseconds drain_timeout{10'000};  ///< how long a stop may take
   Clock* clock = &Clock::system();
@@ -59,18 +71,21 @@ struct ConsumerStatus {
   std::uint64_t parked = 0;  ///< failed attempts that were parked (or handed to the broker's delay), and messages parked behind
   std::uint64_t dead = 0;
   std::size_t in_flight = 0;
+  std::size_t in_flight_bytes = 0;
   int workers = 0;
-  bool paused = false;  ///< intake is stopped because the datastore is away
+  std::string workers_reason{};  ///< why there are so many
+  bool paused = false;           ///< intake is stopped because the datastore is away
   std::string last_error{};
 };
 
 /// Applies a handler to every message of a source.
 ///
 /// With a Datastore the effect is exactly once: inbox mark, the handler's SQL, emitted events, audit row and checkpoint commit
-/// in one transaction, and then the broker is acknowledged. A duplicate is acknowledged and not handled. A failed message is
-/// parked in the store, the later ones of its key behind it, and other keys flow. When its attempts are used up or it is
-/// rejected, it becomes a dead letter. Messages of one key are handled in their order; messages without a key in any. A
-/// handler's exception never ends the loop; a store that is away pauses the source and burns no attempt.
+/// in one transaction, of one message or of a `batch`, and then the broker is acknowledged. A failure costs only its own
+/// message, also in a batch. A duplicate is acknowledged and not handled. A failed message is parked in the store, the later
+/// ones of its key behind it, and other keys flow. When its attempts are used up or it is rejected, it becomes a dead letter.
+/// Messages of one key are handled in their order; messages without a key in any. A handler's exception never ends the loop; a
+/// store that is away pauses the source and burns no attempt.
 ///
 /// Thread safety: `run` once, from one thread; `status` from any. Lifetime: owns the source, its threads live inside `run`;
 /// Datastore, Clock and Random must outlive it.
@@ -78,6 +93,7 @@ class PENSTOCK_EXPORT Consumer {
  public:
   /// Throws std::invalid_argument, naming the option, the value and the remedy.
   Consumer(std::unique_ptr<Source> source, Datastore& datastore, ConsumerOptions options, Handler handler);
+  Consumer(std::unique_ptr<Source> source, Datastore& datastore, ConsumerOptions options, BatchHandler handler);
   Consumer(std::unique_ptr<Source> source, AtLeastOnce without_datastore, ConsumerOptions options, Handler handler);
   ~Consumer();
   Consumer(const Consumer&) = delete;

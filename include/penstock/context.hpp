@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
 
+#include "penstock/clock.hpp"
 #include "penstock/event.hpp"
 
 namespace pqxx {
@@ -22,13 +24,14 @@ struct Message;
 class PENSTOCK_EXPORT Context {
  public:
   Context(const Message& message, std::string group, std::string source, int attempt, pqxx::transaction_base* tx,
-          std::stop_token stop);
+          std::stop_token stop, std::optional<Clock::TimePoint> deadline = {});
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
   /// The Postgres transaction that holds the inbox mark, this handler's SQL, the emitted events, the audit row and the
-  /// checkpoint. The consumer commits it; a handler never does. Throws std::logic_error on a consumer without a Datastore.
+  /// checkpoint. The consumer commits it; a handler never does. It is a pqxx::nontransaction inside BEGIN and COMMIT: for a
+  /// savepoint of its own a handler executes SAVEPOINT. Throws std::logic_error on a consumer without a Datastore.
   [[nodiscard]] pqxx::transaction_base& tx() const;
 
   /// Emits an event in this transaction: it exists if and only if the effect does. What is not set is filled in: `id` derived
@@ -41,10 +44,14 @@ class PENSTOCK_EXPORT Context {
   [[nodiscard]] int attempt() const noexcept { return attempt_; }
 
   /// The same for every attempt at this message by this group, for calls to the outside that take an idempotency key.
-  [[nodiscard]] const std::string& idempotency_key() const noexcept { return idempotency_key_; }
+  [[nodiscard]] const std::string& idempotency_key() const;
 
-  /// Asked to stop: a long handler returns Verdict::retry soon, which then counts neither as success nor as an attempt.
+  /// Asked to stop, since the consumer stops or the deadline has passed: a long handler returns Verdict::retry soon. When the
+  /// consumer stops, that counts neither as success nor as an attempt; after the deadline it is a failed attempt. What is done
+  /// all the same is done. Statements are bounded by the datastore's statement_timeout.
   [[nodiscard]] std::stop_token stop_token() const noexcept { return stop_; }
+  /// Until when the handler should have returned, by ConsumerOptions::handler_timeout; nothing without one.
+  [[nodiscard]] std::optional<Clock::TimePoint> deadline() const noexcept { return deadline_; }
 
   /// What was emitted so far. For the engine and for tests.
   [[nodiscard]] const std::vector<Event>& emitted() const noexcept { return emitted_; }
@@ -56,7 +63,8 @@ class PENSTOCK_EXPORT Context {
   int attempt_;
   pqxx::transaction_base* tx_;
   std::stop_token stop_;
-  std::string idempotency_key_;
+  std::optional<Clock::TimePoint> deadline_;
+  mutable std::string idempotency_key_;  ///< made when it is asked for
   std::vector<Event> emitted_;
 };
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -72,6 +73,10 @@ class PENSTOCK_EXPORT Source {
 
   /// The message is done with; the broker may forget it. A receipt from before a reconnect or rebalance is ignored.
   virtual void ack(const Message& message) = 0;
+  /// The same for several, at the price of one where a call has a price.
+  virtual void ack_all(std::span<const Message* const> messages) {
+    for (const Message* message : messages) ack(*message);
+  }
 
   /// Wants the message again, not before `delay`. On an ordered source without `delays`, everything behind it on its partition
   /// waits too.

@@ -48,6 +48,18 @@ void check(const Source* source, const ConsumerOptions& options, const Handler& 
   if (options.in_flight == 0) {
     refuse("in_flight", "0", "at least 1, or nothing would ever be handled");
   }
+  if (options.in_flight_bytes == 0) {
+    refuse("in_flight_bytes", "0", "at least 1, or nothing would ever be handled");
+  }
+  if (options.batch == 0 || options.batch > options.in_flight) {
+    refuse("batch", to_string(options.batch), "at least 1 and at most in_flight, " + to_string(options.in_flight));
+  }
+  if (options.handler_timeout < std::chrono::milliseconds{0}) {
+    refuse("handler_timeout", to_string(options.handler_timeout.count()) + " ms", "give a positive time, or 0 for none");
+  }
+  if (options.crashes < 0) {
+    refuse("crashes", to_string(options.crashes), "at least 1, or 0 to count none");
+  }
   if (options.parked_poll <= std::chrono::milliseconds{0}) {
     refuse("parked_poll", to_string(options.parked_poll.count()) + " ms", "give a positive time");
   }
@@ -75,16 +87,18 @@ std::string host_name() {
 
 class Consumer::Impl {
  public:
-  Impl(std::unique_ptr<Source> source, Datastore* store, AtLeastOnce channels, ConsumerOptions options, Handler handler)
+  Impl(std::unique_ptr<Source> source, Datastore* store, AtLeastOnce channels, ConsumerOptions options, Handler handler,
+       BatchHandler batch_handler = {})
       : source_{(check(source.get(), options, handler), std::move(source))},
         options_{std::move(options)},
         handler_{std::move(handler)},
+        batch_handler_{std::move(batch_handler)},
         channels_{std::move(channels)},
         journal_{options_.group, options_.logger},
-        shared_{*source_, options_, handler_, journal_, host_name()},
-        engine_{shared_, store, [this, store] {
-                  return store != nullptr ? consumer::make_exactly_once(shared_, *store)
-                                          : consumer::make_at_least_once(shared_, channels_, attempts_);
+        shared_{*source_, options_, handler_, batch_handler_, journal_, host_name(), solitude_},
+        engine_{shared_, store, [this, store](consumer::Leash& leash) {
+                  return store != nullptr ? consumer::make_exactly_once(shared_, *store, leash)
+                                          : consumer::make_at_least_once(shared_, channels_, attempts_, leash);
                 }} {}
 
   bool run(const std::stop_token& stop) {
@@ -109,9 +123,11 @@ class Consumer::Impl {
   std::unique_ptr<Source> source_;
   const ConsumerOptions options_;
   const Handler handler_;
+  const BatchHandler batch_handler_;
   const AtLeastOnce channels_;
   consumer::AttemptMemory attempts_;
   consumer::Journal journal_;
+  consumer::Solitude solitude_;
   const consumer::Shared shared_;
   consumer::Engine engine_;
   std::atomic<bool> ran_{false};
@@ -119,6 +135,22 @@ class Consumer::Impl {
 
 Consumer::Consumer(std::unique_ptr<Source> source, Datastore& datastore, ConsumerOptions options, Handler handler)
     : impl_{std::make_unique<Impl>(std::move(source), &datastore, AtLeastOnce{}, std::move(options), std::move(handler))} {}
+
+Consumer::Consumer(std::unique_ptr<Source> source, Datastore& datastore, ConsumerOptions options, BatchHandler handler) {
+  // Alone, a message is a batch of one.
+  Handler single;
+  if (handler) {
+    single = [handler](const Message& message, Context& context) {
+      const Message* const messages = &message;
+      Context* const contexts = &context;
+      Batch batch{{&messages, 1}, {&contexts, 1}};
+      const Verdicts verdicts = handler(batch);
+      return verdicts.each().empty() ? verdicts.all() : verdicts.each().front();
+    };
+  }
+  impl_ = std::make_unique<Impl>(std::move(source), &datastore, AtLeastOnce{}, std::move(options), std::move(single),
+                                 std::move(handler));
+}
 
 Consumer::Consumer(std::unique_ptr<Source> source, AtLeastOnce without_datastore, ConsumerOptions options, Handler handler) {
   if (!without_datastore.dead_letters.publisher) {

@@ -18,8 +18,8 @@ constexpr milliseconds publish_pause{1'000};
 
 class WithoutDatastore final : public Processor {
  public:
-  WithoutDatastore(const Shared& shared, const AtLeastOnce& channels, AttemptMemory& memory)
-      : shared_{shared}, channels_{channels}, memory_{memory}, traits_{shared.source.traits()} {}
+  WithoutDatastore(const Shared& shared, const AtLeastOnce& channels, AttemptMemory& memory, Leash& leash)
+      : shared_{shared}, channels_{channels}, memory_{memory}, leash_{leash}, traits_{shared.source.traits()} {}
 
   Fate process(Entry& entry, const std::stop_token& stop) override {
     // What was decided and could not be published yet is not decided again.
@@ -42,10 +42,12 @@ class WithoutDatastore final : public Processor {
 
  private:
   void remember(Entry& entry) {
-    AttemptMemory::Record record = memory_.take(entry.message);
-    if (record.attempts > entry.attempts) {
-      entry.attempts = record.attempts;
-      entry.history = std::move(record.history);
+    if (!memory_.empty()) {
+      AttemptMemory::Record record = memory_.take(entry.message);
+      if (record.attempts > entry.attempts) {
+        entry.attempts = record.attempts;
+        entry.history = std::move(record.history);
+      }
     }
     // The broker counts deliveries, of which the coming attempt is one.
     entry.attempts = std::max(entry.attempts, static_cast<int>(std::min(entry.message.origin.deliveries, 1'000'000U)) - 1);
@@ -53,9 +55,10 @@ class WithoutDatastore final : public Processor {
 
   Fate handle(Entry& entry, const std::stop_token& stop) {
     const Message& message = entry.message;
-    Context context{message, shared_.options.group, shared_.options.source, entry.attempts + 1, nullptr, stop};
-    Handled handled = run_handler(shared_, message, context, [](const std::exception_ptr&) {});
-    handled.attempt.at = format_time(shared_.options.clock->now());
+    const Leash::Run run{leash_, stop};
+    Context context{message, shared_.options.group, shared_.options.source, entry.attempts + 1,
+                    nullptr, run.token(),           run.deadline()};
+    Handled handled = run_handler(shared_, message, context, run, [](const std::exception_ptr&) {});
     if (handled.verdict.kind() == Verdict::Kind::done) {
       if (context.emitted().empty()) {
         return done(entry);
@@ -67,6 +70,7 @@ class WithoutDatastore final : public Processor {
       handled.verdict = Verdict::retry("the handler emits events, and AtLeastOnce::emits names no channel for them");
       handled.attempt.error = handled.verdict.reason();
     }
+    handled.attempt.at = format_time(shared_.options.clock->now());
     if (handled.verdict.kind() == Verdict::Kind::reject) {
       entry.history.push_back(handled.attempt);
       return give_up(entry, handled.attempt.error);
@@ -102,10 +106,9 @@ class WithoutDatastore final : public Processor {
     return {};
   }
 
-  Fate done(const Entry& entry) {
-    acknowledge(shared_, entry.message);
+  Fate done(const Entry& /*entry*/) {
     ++shared_.journal.done;
-    return {};
+    return {.ack = true};
   }
 
   Fate give_up(Entry& entry, const std::string& reason) {
@@ -119,12 +122,11 @@ class WithoutDatastore final : public Processor {
     if (std::string error = publish(channels_.dead_letters, {&event, 1}); !error.empty()) {
       return postponed(entry, "its dead letter", error);
     }
-    acknowledge(shared_, entry.message);
     ++shared_.journal.dead;
     shared_.journal.set_last_error(entry.letter->reason);
     shared_.journal.log(LogLevel::warn, name_of(entry.message) + " is a dead letter after " +
                                             std::to_string(entry.letter->attempts.size()) + " attempts");
-    return {};
+    return {.ack = true};
   }
 
   Fate publish_emitted(Entry& entry) {
@@ -157,13 +159,15 @@ class WithoutDatastore final : public Processor {
   const Shared& shared_;
   const AtLeastOnce& channels_;
   AttemptMemory& memory_;
+  Leash& leash_;
   const SourceTraits traits_;
 };
 
 }  // namespace
 
-std::unique_ptr<Processor> make_at_least_once(const Shared& shared, const AtLeastOnce& channels, AttemptMemory& memory) {
-  return std::make_unique<WithoutDatastore>(shared, channels, memory);
+std::unique_ptr<Processor> make_at_least_once(const Shared& shared, const AtLeastOnce& channels, AttemptMemory& memory,
+                                              Leash& leash) {
+  return std::make_unique<WithoutDatastore>(shared, channels, memory, leash);
 }
 
 }  // namespace penstock::consumer

@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "core/consumer_batches.hpp"
 #include "core/consumer_processor.hpp"
 
 namespace penstock::consumer {
@@ -20,13 +21,56 @@ milliseconds conflict_delay(int conflicts) {
 
 class ExactlyOnce final : public Processor {
  public:
-  ExactlyOnce(const Shared& shared, Datastore& datastore)
-      : shared_{shared}, session_{datastore.session(shared.options.group)} {}
+  ExactlyOnce(const Shared& shared, Datastore& datastore, Leash& leash)
+      : shared_{shared}, leash_{leash}, session_{datastore.session(shared.options.group)}, batches_{shared, leash, *session_} {}
+
+  void process_batch(std::span<const EntryPtr> entries, std::span<Fate> fates, const std::stop_token& stop) override {
+    BatchRun run{entries, fates};
+    batches_.process(run, stop);
+    // What was left out, in its order: behind a message that has failed comes what follows it of its key.
+    KeyFence fence;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      if (!run.is_left_out(i) && fates[i].kind != Fate::Kind::settled) {
+        fence.add(*entries[i]);
+      }
+    }
+    for (const std::size_t i : run.left()) {
+      Entry& entry = *entries[i];
+      if (stop.stop_requested() || fence.holds(entry)) {
+        fates[i] = {.kind = Fate::Kind::waits};
+        continue;
+      }
+      const std::optional<Handled>& failure = run.failure(i);
+      fates[i] = failure ? settle_failed(entry, *failure, stop) : process(entry, stop);
+      if (fates[i].kind != Fate::Kind::settled) {
+        fence.add(entry);
+      }
+    }
+  }
 
   Fate process(Entry& entry, const std::stop_token& stop) override {
+    return persistently(entry, stop, [&] { return once(entry, stop); });
+  }
+
+  /// Parks or buries what failed in a batch that is committed, without running its handler again.
+  Fate settle_failed(Entry& entry, const Handled& failure, const std::stop_token& stop) {
+    return persistently(entry, stop, [&]() -> Fate {
+      switch (session_->begin(entry.message)) {
+        case Datastore::Admission::duplicate: ++shared_.journal.duplicates; break;
+        case Datastore::Admission::behind: ++shared_.journal.parked; break;
+        case Datastore::Admission::refused: ++shared_.journal.dead; break;
+        case Datastore::Admission::fresh: return failed(entry.message, failure, 1, stop);
+      }
+      return {.ack = true};
+    });
+  }
+
+ private:
+  template <class Work>
+  Fate persistently(Entry& entry, const std::stop_token& stop, Work work) {
     for (int tries = 1;; ++tries) {
       try {
-        return once(entry, stop);
+        return work();
       } catch (const TransactionConflict& conflict) {
         if (stop.stop_requested()) {
           return {.kind = Fate::Kind::dropped};
@@ -45,7 +89,9 @@ class ExactlyOnce final : public Processor {
     }
   }
 
+ public:
   std::optional<Fate> process_due(const std::stop_token& stop) override {
+    const Solitude::Stay stay{shared_.solitude, false};
     for (int tries = 1;; ++tries) {
       try {
         std::optional<Datastore::Due> due = session_->begin_due();
@@ -82,16 +128,23 @@ class ExactlyOnce final : public Processor {
     if (entry.in_doubt) {
       if (session_->settled(message)) {
         ++shared_.journal.done;
-        return acknowledged(message);
+        return {.ack = true};
       }
       entry.in_doubt = false;
+    }
+    const int deaths = batches_.deaths(entry);
+    const int most = shared_.options.crashes;
+    // The last chance is taken alone, so that no other can be blamed for it.
+    const Solitude::Stay stay{shared_.solitude, most > 0 && deaths + 1 >= most};
+    if (most > 0 && deaths < most) {
+      batches_.note(entry);
     }
     std::optional<std::string> refused;
     try {
       switch (session_->begin(message)) {
-        case Datastore::Admission::duplicate: ++shared_.journal.duplicates; return acknowledged(message);
-        case Datastore::Admission::behind: ++shared_.journal.parked; return acknowledged(message);
-        case Datastore::Admission::refused: ++shared_.journal.dead; return acknowledged(message);
+        case Datastore::Admission::duplicate: ++shared_.journal.duplicates; return {.ack = true};
+        case Datastore::Admission::behind: ++shared_.journal.parked; return {.ack = true};
+        case Datastore::Admission::refused: ++shared_.journal.dead; return {.ack = true};
         case Datastore::Admission::fresh: break;
       }
     } catch (const DatastoreUnavailable&) {
@@ -105,18 +158,23 @@ class ExactlyOnce final : public Processor {
       // The store is there and cannot take this very message: that must not hold up the others.
       return malformed(with_defect(message, "the store refuses it: " + *refused));
     }
-    Fate fate = handle(message, 1, stop);
-    if (fate.kind == Fate::Kind::settled) {
-      acknowledge(shared_, message);
+    if (most > 0 && deaths >= most) {
+      const std::string reason = "crashed: its handler ended the process " + std::to_string(deaths) + " times";
+      bury(message, Attempt{.number = deaths, .error = reason, .host = shared_.host}, reason);
+      return {.ack = true};
     }
+    Fate fate = handle(message, 1, stop);
+    fate.ack = fate.kind == Fate::Kind::settled;
     return fate;
   }
 
   /// Runs the handler in the open transaction and settles the message by what it says. Acknowledges nothing.
   Fate handle(const Message& message, int number, const std::stop_token& stop) {
-    Context context{message, shared_.options.group, shared_.options.source, number, session_->tx(), stop};
+    const Leash::Run run{leash_, stop};
+    Context context{message,        shared_.options.group, shared_.options.source, number,
+                    session_->tx(), run.token(),           run.deadline()};
     Handled handled =
-        run_handler(shared_, message, context, [this](const std::exception_ptr& thrown) { session_->classify(thrown); });
+        run_handler(shared_, message, context, run, [this](const std::exception_ptr& thrown) { session_->classify(thrown); });
     Attempt& attempt = handled.attempt;
     if (handled.verdict.kind() == Verdict::Kind::done) {
       try {
@@ -135,9 +193,15 @@ class ExactlyOnce final : public Processor {
         attempt.error = cleaned(error.what());
       }
     }
+    return failed(message, handled, number, stop);
+  }
+
+  /// Parks or buries the message that is in work, and acknowledges nothing.
+  Fate failed(const Message& message, const Handled& handled, int number, const std::stop_token& stop) {
+    const Attempt& attempt = handled.attempt;
     if (handled.verdict.kind() == Verdict::Kind::reject) {
       bury(message, attempt, attempt.error);
-      return {};
+      return {.ack = true};
     }
     if (stop.stop_requested()) {
       session_->abandon();
@@ -147,11 +211,11 @@ class ExactlyOnce final : public Processor {
     const auto delay = shared_.options.retry.delay(number, ErrorClass::transient, *shared_.options.random);
     if (!delay) {
       bury(message, attempt, "attempts exhausted: " + attempt.error);
-      return {};
+      return {.ack = true};
     }
     session_->park(attempt, std::max(*delay, handled.verdict.delay().value_or(milliseconds{0})));
     ++shared_.journal.parked;
-    return {};
+    return {.ack = true};
   }
 
   void bury(const Message& message, const Attempt& attempt, const std::string& reason) {
@@ -166,12 +230,7 @@ class ExactlyOnce final : public Processor {
     ++shared_.journal.dead;
     shared_.journal.set_last_error(message.defect);
     shared_.journal.log(LogLevel::warn, name_of(message) + " is a dead letter: " + message.defect);
-    return acknowledged(message);
-  }
-
-  Fate acknowledged(const Message& message) {
-    acknowledge(shared_, message);
-    return {};
+    return {.ack = true};
   }
 
   static Message with_defect(Message message, const std::string& defect) {
@@ -180,13 +239,15 @@ class ExactlyOnce final : public Processor {
   }
 
   const Shared& shared_;
+  Leash& leash_;
   std::unique_ptr<Datastore::Session> session_;
+  Batches batches_;
 };
 
 }  // namespace
 
-std::unique_ptr<Processor> make_exactly_once(const Shared& shared, Datastore& datastore) {
-  return std::make_unique<ExactlyOnce>(shared, datastore);
+std::unique_ptr<Processor> make_exactly_once(const Shared& shared, Datastore& datastore, Leash& leash) {
+  return std::make_unique<ExactlyOnce>(shared, datastore, leash);
 }
 
 }  // namespace penstock::consumer

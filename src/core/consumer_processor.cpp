@@ -49,6 +49,7 @@ void AttemptMemory::put(const Message& message, Record record) {
     records_.erase(oldest_.front());
     oldest_.pop_front();
   }
+  size_ = records_.size();
 }
 
 AttemptMemory::Record AttemptMemory::take(const Message& message) {
@@ -59,10 +60,17 @@ AttemptMemory::Record AttemptMemory::take(const Message& message) {
   }
   Record record = std::move(found->second);
   records_.erase(found);
+  size_ = records_.size();
   return record;
 }
 
-Handled run_handler(const Shared& shared, const Message& message, Context& context,
+void Processor::process_batch(std::span<const EntryPtr> entries, std::span<Fate> fates, const std::stop_token& stop) {
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    fates[i] = process(*entries[i], stop);
+  }
+}
+
+Handled run_handler(const Shared& shared, const Message& message, Context& context, const Leash::Run& run,
                     const std::function<void(const std::exception_ptr&)>& classify) {
   const auto start = std::chrono::steady_clock::now();
   Verdict verdict = Verdict::done();
@@ -75,21 +83,34 @@ Handled run_handler(const Shared& shared, const Message& message, Context& conte
     classify(std::current_exception());
     verdict = Verdict::retry("the handler threw something that is no std::exception");
   }
+  return handled(shared, std::move(verdict), context, run, std::chrono::steady_clock::now() - start);
+}
+
+Handled handled(const Shared& shared, Verdict verdict, const Context& context, const Leash::Run& run,
+                std::chrono::steady_clock::duration took) {
   Attempt attempt;
   attempt.number = context.attempt();
-  attempt.error = cleaned(verdict.reason());
-  attempt.duration = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+  if (verdict.kind() != Verdict::Kind::done) {
+    attempt.error = cleaned(run.expired() ? "after its deadline of " + std::to_string(shared.options.handler_timeout.count()) +
+                                                " ms: " + verdict.reason()
+                                          : verdict.reason());
+  }
+  attempt.duration = std::chrono::duration_cast<std::chrono::milliseconds>(took);
   attempt.host = shared.host;
   return {std::move(verdict), std::move(attempt)};
 }
 
 std::string cleaned(std::string_view error) { return text::clean(error, 4'000); }
 
-void acknowledge(const Shared& shared, const Message& message) {
+void acknowledge(const Shared& shared, std::span<const Message* const> messages) {
+  if (messages.empty()) {
+    return;
+  }
   try {
-    shared.source.ack(message);
+    messages.size() == 1 ? shared.source.ack(*messages.front()) : shared.source.ack_all(messages);
   } catch (const std::exception& error) {
-    shared.journal.log(LogLevel::warn, name_of(message) + " could not be acknowledged: " + error.what());
+    const std::string more = messages.size() > 1 ? " and others" : "";
+    shared.journal.log(LogLevel::warn, name_of(*messages.front()) + more + " could not be acknowledged: " + error.what());
   }
 }
 

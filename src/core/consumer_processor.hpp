@@ -8,12 +8,14 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <stop_token>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "core/consumer_leash.hpp"
 #include "core/consumer_queue.hpp"
 #include "penstock/consumer.hpp"
 
@@ -43,12 +45,14 @@ class Journal {
 /// What is to be done with an entry after a try.
 struct Fate {
   enum class Kind : std::uint8_t {
-    settled,    ///< acknowledged, or handed back to the broker; forget it
-    dropped,    ///< the consumer stops: neither success nor attempt, the broker will deliver it again
-    later,      ///< take it again after `delay`
-    store_away  ///< the store cannot be reached; take it again when it is back
+    settled,     ///< done with, or handed back to the broker; forget it
+    dropped,     ///< the consumer stops: neither success nor attempt, the broker will deliver it again
+    later,       ///< take it again after `delay`
+    store_away,  ///< the store cannot be reached; take it again when it is back
+    waits        ///< was not begun, since an earlier one of its key is not settled; back to its place
   };
   Kind kind = Kind::settled;
+  bool ack = false;  ///< the engine is to acknowledge it
   std::chrono::milliseconds delay{0};
   std::string error{};
 };
@@ -58,6 +62,8 @@ class Processor {
  public:
   virtual ~Processor() = default;
   virtual Fate process(Entry& entry, const std::stop_token& stop) = 0;
+  /// Several, those of a key in their order; in one transaction, as far as they may share one.
+  virtual void process_batch(std::span<const EntryPtr> entries, std::span<Fate> fates, const std::stop_token& stop);
   /// Handles one parked message that is due; nothing when there is none. What is not settled stays parked.
   virtual std::optional<Fate> process_due(const std::stop_token& stop) = 0;
 };
@@ -67,8 +73,10 @@ struct Shared {
   Source& source;
   const ConsumerOptions& options;
   const Handler& handler;
+  const BatchHandler& batch_handler;  ///< may be empty
   Journal& journal;
   std::string host;
+  Solitude& solitude;
 };
 
 /// Failures of messages that wait at the broker, for brokers that do not count. Thread safety: any thread.
@@ -79,12 +87,14 @@ class AttemptMemory {
     std::vector<Attempt> history{};
   };
   void put(const Message& message, Record record);
+  [[nodiscard]] bool empty() const noexcept { return size_ == 0; }
   /// Forgets the message and returns what was known.
   Record take(const Message& message);
 
  private:
   // A message that went to another member is never asked for again; the oldest such records make room.
   static constexpr std::size_t most = 100'000;
+  std::atomic<std::size_t> size_{0};
   std::mutex mutex_;
   std::unordered_map<std::string, Record> records_;
   std::deque<std::string> oldest_;
@@ -95,15 +105,18 @@ struct Handled {
   Verdict verdict;
   Attempt attempt;
 };
-/// Runs the handler; an exception becomes Verdict::retry with its text, after `classify` has seen it (which may throw instead).
-Handled run_handler(const Shared& shared, const Message& message, Context& context,
+/// Runs a handler; an exception becomes Verdict::retry with its text, after `classify` has seen it (which may throw instead).
+Handled run_handler(const Shared& shared, const Message& message, Context& context, const Leash::Run& run,
                     const std::function<void(const std::exception_ptr&)>& classify);
+/// What one came to that has returned at last.
+Handled handled(const Shared& shared, Verdict verdict, const Context& context, const Leash::Run& run,
+                std::chrono::steady_clock::duration took);
 
 /// One line of valid UTF-8, as stores and headers take it.
 std::string cleaned(std::string_view error);
 
 /// Acknowledges; what the source throws is logged, as redelivery will settle it.
-void acknowledge(const Shared& shared, const Message& message);
+void acknowledge(const Shared& shared, std::span<const Message* const> messages);
 
 /// For the log: which message, never what is in it.
 std::string name_of(const Message& message);
@@ -111,7 +124,8 @@ std::string name_of(const Message& message);
 /// "" or why an event could not be stored: ids and keys must be UTF-8 without NUL and fit an index.
 std::string identity_defect(const Event& event);
 
-std::unique_ptr<Processor> make_exactly_once(const Shared& shared, Datastore& datastore);
-std::unique_ptr<Processor> make_at_least_once(const Shared& shared, const AtLeastOnce& channels, AttemptMemory& memory);
+std::unique_ptr<Processor> make_exactly_once(const Shared& shared, Datastore& datastore, Leash& leash);
+std::unique_ptr<Processor> make_at_least_once(const Shared& shared, const AtLeastOnce& channels, AttemptMemory& memory,
+                                              Leash& leash);
 
 }  // namespace penstock::consumer

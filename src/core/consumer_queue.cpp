@@ -9,61 +9,148 @@ namespace {
 
 /// What an entry is serialized by: its key, or else its identity. Empty for a delivery that is no event.
 std::string order_of(const Message& message) {
+  std::string order;
   if (!message.defect.empty()) {
-    return {};
+    return order;
   }
   if (!message.key().empty()) {
-    return "k" + message.key();
+    order.reserve(message.key().size() + 1);
+    order += 'k';
+    return order += message.key();
   }
-  std::string identity = "i" + message.event.source;
-  identity += '\0';
-  return identity + message.id();
+  order.reserve(message.event.source.size() + message.id().size() + 2);
+  order += 'i';
+  order += message.event.source;
+  order += '\0';
+  return order += message.id();
+}
+
+/// About what it takes in memory: the bytes it came in, and the event that was read from them.
+std::size_t bytes_of(const Message& message) {
+  std::size_t bytes = message.wire.payload ? message.wire.payload->size() : 0;
+  bytes += message.data().size();
+  for (const auto& header : message.wire.headers) {
+    bytes += 2 * (header.name.size() + (header.value ? header.value->size() : 0));
+  }
+  return sizeof(Entry) + bytes;
 }
 
 }  // namespace
 
 void WorkQueue::push(EntryPtr entry) {
-  in_flight_.insert(entry);
-  const std::string order = order_of(entry->message);
+  entry->number = ++arrived_;
+  entry->place = in_flight_.size();
+  entry->bytes = bytes_of(entry->message);
+  bytes_ += entry->bytes;
+  in_flight_.push_back(entry);
+  std::string order = order_of(entry->message);
   if (order.empty()) {
     ready_.push_back(std::move(entry));
     return;
   }
-  const auto [place, is_free] = keys_.try_emplace(order);
-  if (is_free) {
+  const auto place = lineups_.try_emplace(std::move(order)).first;
+  Lineup& lineup = place->second;
+  lineup.name = &place->first;
+  entry->lineup = &lineup;
+  if (lineup.held == 0) {
+    lineup.held = 1;
     ready_.push_back(std::move(entry));
-  } else {
-    place->second.push_back(std::move(entry));
+    return;
   }
+  Entry* const behind = lineup.last;
+  lineup.last = entry.get();
+  (behind == nullptr ? lineup.first : behind->next) = std::move(entry);
 }
 
-EntryPtr WorkQueue::take() {
-  if (ready_.empty()) {
-    return nullptr;
+void WorkQueue::clear() {
+  for (const EntryPtr& entry : in_flight_) {
+    entry->next.reset();
   }
-  EntryPtr entry = std::move(ready_.front());
-  ready_.pop_front();
+  ready_.clear();
+  delayed_.clear();
+  lineups_.clear();
+  in_flight_.clear();
+  taken_ = 0;
+  bytes_ = 0;
+}
+
+EntryPtr WorkQueue::next_of(Lineup& lineup) {
+  EntryPtr entry = std::move(lineup.first);
+  lineup.first = std::move(entry->next);
+  if (lineup.first == nullptr) {
+    lineup.last = nullptr;
+  }
   return entry;
 }
 
-void WorkQueue::finish(const EntryPtr& entry) {
-  in_flight_.erase(entry);
-  const std::string order = order_of(entry->message);
-  const auto place = keys_.find(order);
-  if (order.empty() || place == keys_.end()) {
-    return;
+void WorkQueue::take(std::size_t most, std::vector<EntryPtr>& entries) {
+  while (entries.size() < most && !ready_.empty()) {
+    Lineup* const lineup = ready_.front()->lineup;
+    entries.push_back(std::move(ready_.front()));
+    ready_.pop_front();
+    ++taken_;
+    while (lineup != nullptr && entries.size() < most && lineup->first != nullptr) {
+      entries.push_back(next_of(*lineup));
+      ++lineup->held;
+      ++taken_;
+    }
   }
-  if (place->second.empty()) {
-    keys_.erase(place);
-    return;
-  }
-  ready_.push_back(std::move(place->second.front()));
-  place->second.pop_front();
 }
 
-void WorkQueue::put_back(EntryPtr entry) { ready_.push_front(std::move(entry)); }
+/// One of the entries that it held is not held any more. After the last of them, the next is ready.
+void WorkQueue::release(Lineup& lineup, bool first) {
+  if (--lineup.held > 0) {
+    return;
+  }
+  if (lineup.first == nullptr) {
+    lineups_.erase(lineups_.find(*lineup.name));
+    return;
+  }
+  lineup.held = 1;
+  if (first) {
+    ready_.push_front(next_of(lineup));
+  } else {
+    ready_.push_back(next_of(lineup));
+  }
+}
 
-void WorkQueue::delay(EntryPtr entry, TimePoint until) { delayed_.emplace(until, std::move(entry)); }
+void WorkQueue::finish(const EntryPtr& entry) {
+  --taken_;
+  bytes_ -= entry->bytes;
+  const std::size_t place = entry->place;
+  if (place + 1 != in_flight_.size()) {
+    in_flight_[place] = std::move(in_flight_.back());
+    in_flight_[place]->place = place;
+  }
+  in_flight_.pop_back();
+  if (entry->lineup != nullptr) {
+    release(*std::exchange(entry->lineup, nullptr), false);
+  }
+}
+
+void WorkQueue::put_back(const EntryPtr& entry) {
+  --taken_;
+  if (entry->lineup == nullptr) {
+    ready_.push_front(entry);
+    return;
+  }
+  Lineup& lineup = *entry->lineup;
+  EntryPtr* place = &lineup.first;
+  while (*place != nullptr && (*place)->number < entry->number) {
+    place = &(*place)->next;
+  }
+  entry->next = std::move(*place);
+  *place = entry;
+  if (entry->next == nullptr) {
+    lineup.last = entry.get();
+  }
+  release(lineup, true);
+}
+
+void WorkQueue::delay(EntryPtr entry, TimePoint until) {
+  --taken_;
+  delayed_.emplace(until, std::move(entry));
+}
 
 void WorkQueue::ripen(TimePoint now) {
   while (!delayed_.empty() && delayed_.begin()->first <= now) {
@@ -78,7 +165,5 @@ std::optional<WorkQueue::TimePoint> WorkQueue::next_delayed() const {
   }
   return delayed_.begin()->first;
 }
-
-std::vector<EntryPtr> WorkQueue::in_flight() const { return {in_flight_.begin(), in_flight_.end()}; }
 
 }  // namespace penstock::consumer

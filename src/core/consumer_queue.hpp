@@ -2,13 +2,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,17 @@
 
 namespace penstock::consumer {
 
+struct Entry;
+using EntryPtr = std::shared_ptr<Entry>;
+
+/// What serializes entries: a key, or without one an identity. `held` entries are ready, delayed or in work; the others wait.
+struct Lineup {
+  EntryPtr first{};
+  Entry* last = nullptr;
+  std::size_t held = 0;
+  const std::string* name = nullptr;
+};
+
 /// A message taken from the source and not settled, and what is known of it between two tries.
 struct Entry {
   explicit Entry(Message taken) : message{std::move(taken)} {}
@@ -25,31 +37,48 @@ struct Entry {
   Message message;
   int conflicts = 0;      ///< how often in a row the store undid its transaction
   bool in_doubt = false;  ///< a commit broke off; the inbox must be asked first
+  bool noted = false;     ///< that it was begun, by this process
+  int deaths = 0;         ///< of earlier processes while it was in work
   int attempts = 0;       ///< failures so far, without a Datastore only
   std::vector<Attempt> history{};
   std::vector<Event> emitted{};        ///< handled, and these are still to be published before it is settled
   std::optional<DeadLetter> letter{};  ///< given up, and this is still to be published before it is settled
-};
-using EntryPtr = std::shared_ptr<Entry>;
 
-/// What is in flight, in the order it may be worked on: entries of one key one at a time and as they arrived, others free.
-/// A redelivery of a message that is still in flight waits for it, too.
+  // The queue's.
+  Lineup* lineup = nullptr;  ///< null for a delivery that is no event
+  EntryPtr next{};           ///< behind it, while it waits
+  std::uint64_t number = 0;  ///< in the order of arrival
+  std::size_t place = 0;
+  std::size_t bytes = 0;
+};
+
+/// What is in flight, in the order it may be worked on: entries of one key in one hand at a time and as they arrived, others
+/// free. A redelivery of a message that is still in flight waits for it, too.
 ///
 /// Thread safety: none; the engine's mutex guards it.
 class WorkQueue {
  public:
   using TimePoint = Clock::TimePoint;
 
-  void push(EntryPtr entry);
+  WorkQueue() = default;
+  ~WorkQueue() { clear(); }
+  WorkQueue(const WorkQueue&) = delete;
+  WorkQueue& operator=(const WorkQueue&) = delete;
 
-  /// The next entry that may be worked on, or null. Its key is held until `finish`.
-  EntryPtr take();
+  void push(EntryPtr entry);
+  void clear();
+
+  /// Adds to `entries` what may be worked on next, at most so many: of each key its first, and behind it those that wait for
+  /// it. They are held until each is given to one of the next three.
+  void take(std::size_t most, std::vector<EntryPtr>& entries);
   [[nodiscard]] std::size_t ready() const noexcept { return ready_.size(); }
+  /// Neither taken nor delayed.
+  [[nodiscard]] std::size_t waiting() const noexcept { return in_flight_.size() - taken_ - delayed_.size(); }
 
   /// The entry is settled or given up: its key goes on.
   void finish(const EntryPtr& entry);
-  /// To be taken again, before everything else.
-  void put_back(EntryPtr entry);
+  /// To be taken again, before everything else; behind those of its key that came before it.
+  void put_back(const EntryPtr& entry);
   /// To be taken again at `until`; its key stays held.
   void delay(EntryPtr entry, TimePoint until);
   /// Delayed entries whose time has come become ready.
@@ -58,13 +87,20 @@ class WorkQueue {
 
   /// Entries in flight: ready, waiting behind their key, delayed or in work.
   [[nodiscard]] std::size_t size() const noexcept { return in_flight_.size(); }
-  [[nodiscard]] std::vector<EntryPtr> in_flight() const;
+  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+  [[nodiscard]] std::vector<EntryPtr> in_flight() const { return in_flight_; }
 
  private:
+  static EntryPtr next_of(Lineup& lineup);
+  void release(Lineup& lineup, bool first);
+
   std::deque<EntryPtr> ready_;
   std::multimap<TimePoint, EntryPtr> delayed_;
-  std::unordered_map<std::string, std::deque<EntryPtr>> keys_;  ///< held keys, and what waits behind each
-  std::unordered_set<EntryPtr> in_flight_;
+  std::unordered_map<std::string, Lineup> lineups_;  ///< whose addresses stay
+  std::vector<EntryPtr> in_flight_;
+  std::uint64_t arrived_ = 0;
+  std::size_t taken_ = 0;
+  std::size_t bytes_ = 0;
 };
 
 }  // namespace penstock::consumer

@@ -11,14 +11,14 @@
 namespace penstock {
 
 Context::Context(const Message& message, std::string group, std::string source, int attempt, pqxx::transaction_base* tx,
-                 std::stop_token stop)
+                 std::stop_token stop, std::optional<Clock::TimePoint> deadline)
     : message_{message},
       group_{std::move(group)},
-      source_{source.empty() ? "/penstock/" + group_ : std::move(source)},
+      source_{std::move(source)},
       attempt_{attempt},
       tx_{tx},
       stop_{std::move(stop)},
-      idempotency_key_{derived_id(group_, message.event.source, message.event.id, position::idempotency_key)} {}
+      deadline_{deadline} {}
 
 Context::~Context() = default;
 
@@ -30,10 +30,17 @@ pqxx::transaction_base& Context::tx() const {
   return *tx_;
 }
 
+const std::string& Context::idempotency_key() const {
+  if (idempotency_key_.empty()) {
+    idempotency_key_ = derived_id(group_, message_.event.source, message_.event.id, position::idempotency_key);
+  }
+  return idempotency_key_;
+}
+
 void Context::emit(Event event) {
   const Event& cause = message_.event;
   if (event.id.empty()) event.id = derived_id(group_, cause.source, cause.id, static_cast<int>(emitted_.size()));
-  if (event.source.empty()) event.source = source_;
+  if (event.source.empty()) event.source = source_.empty() ? "/penstock/" + group_ : source_;
   if (event.content_type.empty() && event.data) event.content_type = "application/json";
   if (event.correlation_id.empty()) event.correlation_id = cause.correlation_id.empty() ? cause.id : cause.correlation_id;
   if (event.causation_id.empty()) event.causation_id = cause.id;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "testing/memory_datastore_state.hpp"
 
@@ -119,7 +120,7 @@ class MemorySession final : public Datastore::Session {
   void bury_malformed(const Message& message) override {
     const std::lock_guard guard{state_->mutex};
     if (current_) {
-      undo();
+      undo_all();
     }
     require_store();
     const Origin& origin = message.origin;
@@ -136,7 +137,43 @@ class MemorySession final : public Datastore::Session {
 
   void abandon() noexcept override {
     const std::lock_guard guard{state_->mutex};
-    undo();
+    undo_all();
+  }
+
+  std::vector<Datastore::Admission> begin_batch(std::span<const Message* const> messages) override {
+    const std::lock_guard guard{state_->mutex};
+    require_idle();
+    require_store();
+    std::vector<Datastore::Admission> admissions;
+    for (const Message* message : messages) {
+      const auto found = group().inbox.find(identity(*message));
+      if (found != group().inbox.end() && found->second == StoreState::Mark::open) {
+        undo_all();
+        throw TransactionConflict{"the message is in work in another session"};
+      }
+      if (found != group().inbox.end()) {
+        admissions.push_back(Datastore::Admission::duplicate);
+      } else if (!message->key().empty() && group().keys.contains(message->key())) {
+        admissions.push_back(Datastore::Admission::behind);
+      } else {
+        group().inbox.emplace(identity(*message), StoreState::Mark::open);
+        batch_.push_back(*message);
+        admissions.push_back(Datastore::Admission::fresh);
+      }
+    }
+    return admissions;
+  }
+
+  void complete_batch(std::span<const Datastore::Completed> done) override {
+    const std::lock_guard guard{state_->mutex};
+    require_store();
+    for (const auto& [message, emitted, attempt] : done) {
+      for (const Event& event : emitted) {
+        state_->append(event, event.type);
+      }
+      group().inbox[identity(*message)] = StoreState::Mark::done;
+    }
+    undo_all();  // of what is left
   }
 
   bool settled(const Message& message) override {
@@ -163,7 +200,7 @@ class MemorySession final : public Datastore::Session {
   }
 
   void require_idle() const {
-    if (current_) {
+    if (current_ || !batch_.empty()) {
       throw std::logic_error{"MemoryDatastore: the session has a message in work already"};
     }
   }
@@ -175,7 +212,7 @@ class MemorySession final : public Datastore::Session {
   }
   void require_store() {
     if (state_->away) {
-      undo();
+      undo_all();
       throw DatastoreUnavailable{"the memory datastore is away"};
     }
   }
@@ -225,7 +262,13 @@ class MemorySession final : public Datastore::Session {
     group().due.emplace(successor.due, next);
   }
 
-  void undo() noexcept {
+  void undo_all() noexcept {
+    for (const Message& message : batch_) {
+      if (const auto mark = group().inbox.find(identity(message)); mark->second == StoreState::Mark::open) {
+        group().inbox.erase(mark);
+      }
+    }
+    batch_.clear();
     if (!current_) {
       return;
     }
@@ -245,6 +288,7 @@ class MemorySession final : public Datastore::Session {
   std::shared_ptr<StoreState> state_;
   std::string name_;
   std::optional<Message> current_;
+  std::vector<Message> batch_;
   std::uint64_t sequence_ = 0;  ///< of the parked message in work; 0: a fresh one
   std::string started_at_;
 };

@@ -483,10 +483,23 @@ TEST_F(ConsumerTest, RefusesMisuse) {
   bad.in_flight = 0;
   EXPECT_THAT(refused(bad), HasSubstr("in_flight"));
   bad = options;
+  bad.in_flight_bytes = 0;
+  EXPECT_THAT(refused(bad), HasSubstr("in_flight_bytes"));
+  bad = options;
+  bad.batch = 1'000;
+  EXPECT_THAT(refused(bad), HasSubstr("batch is 1000: at least 1 and at most in_flight, 256"));
+  bad = options;
+  bad.handler_timeout = -1s;
+  EXPECT_THAT(refused(bad), HasSubstr("handler_timeout"));
+  bad = options;
+  bad.crashes = -1;
+  EXPECT_THAT(refused(bad), HasSubstr("crashes"));
+  bad = options;
   bad.source = "no uri";
   EXPECT_THAT(refused(bad), HasSubstr("no uri"));
   EXPECT_THROW(Consumer(nullptr, store, options, handler), std::invalid_argument);
-  EXPECT_THROW(Consumer(std::make_unique<ScriptedSource>(script), store, options, nullptr), std::invalid_argument);
+  EXPECT_THROW(Consumer(std::make_unique<ScriptedSource>(script), store, options, Handler{}), std::invalid_argument);
+  EXPECT_THROW(Consumer(std::make_unique<ScriptedSource>(script), store, options, BatchHandler{}), std::invalid_argument);
   EXPECT_THROW(Consumer(std::make_unique<ScriptedSource>(script), AtLeastOnce{}, options, handler), std::invalid_argument);
 
   Consumer once{std::make_unique<ScriptedSource>(script), store, options, handler};
