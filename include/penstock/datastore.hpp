@@ -51,6 +51,11 @@ class PENSTOCK_EXPORT Datastore {
   struct Due {
     Message message{};
     int attempt = 1;
+    bool late = false;  ///< it should have been begun a second ago, or was, by somebody who died
+  };
+  struct Begun {
+    int times = 0;
+    bool known = false;  ///< the inbox holds it: it is settled or parked
   };
   /// A message of a batch whose effect is complete, and what its handler emitted.
   struct Completed {
@@ -112,8 +117,8 @@ class PENSTOCK_EXPORT Datastore {
     /// are as if they had not been begun.
     virtual void complete_batch(std::span<const Completed> done) { static_cast<void>(done); }
 
-    /// How often each was begun (see below) and not settled: by how many processes that died. Empty where nobody counts.
-    virtual std::vector<int> begun(std::span<const Message* const> messages) {
+    /// Of each, how often it was begun (see below) and not settled: by how many processes that died. Empty where nobody counts.
+    virtual std::vector<Begun> begun(std::span<const Message* const> messages) {
       static_cast<void>(messages);
       return {};
     }

@@ -111,13 +111,16 @@ void Batches::leave_suspects(BatchRun& run, Members& members) {
   if (repeated.empty()) {
     return;
   }
-  const std::vector<int> deaths = session_.begun(messages_of(run, repeated));
-  if (deaths.empty()) {
+  const auto begun = session_.begun(messages_of(run, repeated));
+  if (begun.empty()) {
     return;
   }
+  std::vector<std::size_t> to_be_noted;
   for (std::size_t i = 0; i < repeated.size(); ++i) {
-    if (deaths[i] > 0) {
+    if (begun[i].times > 0) {
       run.leave_out(repeated[i]);
+    } else if (!begun[i].known) {
+      to_be_noted.push_back(repeated[i]);
     }
   }
   std::erase_if(members, [&run](const Member& member) {
@@ -126,12 +129,12 @@ void Batches::leave_suspects(BatchRun& run, Members& members) {
     }
     return run.is_left_out(member.number);
   });
-  std::erase_if(repeated, [&run](std::size_t i) { return run.is_left_out(i); });
-  if (members.size() < 2 || repeated.empty()) {
+  std::erase_if(to_be_noted, [&run](std::size_t i) { return run.is_left_out(i); });
+  if (members.size() < 2 || to_be_noted.empty()) {
     return;
   }
-  session_.note_begun(messages_of(run, repeated));
-  for (const std::size_t i : repeated) {
+  session_.note_begun(messages_of(run, to_be_noted));
+  for (const std::size_t i : to_be_noted) {
     run.entry(i).noted = true;
   }
 }
@@ -141,8 +144,9 @@ int Batches::deaths(Entry& entry) {
     return entry.deaths;
   }
   const Message* const message = &entry.message;
-  const std::vector<int> deaths = session_.begun({&message, 1});
-  entry.deaths = deaths.empty() ? 0 : deaths.front();
+  const auto begun = session_.begun({&message, 1});
+  entry.noted = begun.empty() || begun.front().known;  // then there is no need
+  entry.deaths = begun.empty() ? 0 : begun.front().times;
   return entry.deaths;
 }
 

@@ -22,7 +22,11 @@ milliseconds conflict_delay(int conflicts) {
 class ExactlyOnce final : public Processor {
  public:
   ExactlyOnce(const Shared& shared, Datastore& datastore, Leash& leash)
-      : shared_{shared}, leash_{leash}, session_{datastore.session(shared.options.group)}, batches_{shared, leash, *session_} {}
+      : shared_{shared},
+        leash_{leash},
+        datastore_{datastore},
+        session_{datastore.session(shared.options.group)},
+        batches_{shared, leash, *session_} {}
 
   void process_batch(std::span<const EntryPtr> entries, std::span<Fate> fates, const std::stop_token& stop) override {
     BatchRun run{entries, fates};
@@ -91,7 +95,7 @@ class ExactlyOnce final : public Processor {
 
  public:
   std::optional<Fate> process_due(const std::stop_token& stop) override {
-    const Solitude::Stay stay{shared_.solitude, false};
+    std::optional<Solitude::Stay> stay{std::in_place, shared_.solitude, false};
     for (int tries = 1;; ++tries) {
       try {
         std::optional<Datastore::Due> due = session_->begin_due();
@@ -101,6 +105,9 @@ class ExactlyOnce final : public Processor {
         if (!due->message.defect.empty()) {
           const std::string defect = cleaned(due->message.defect);
           bury(due->message, Attempt{.number = due->attempt, .error = defect, .host = shared_.host}, defect);
+          return Fate{};
+        }
+        if (due->late && crashed(*due, stay)) {
           return Fate{};
         }
         return handle(due->message, due->attempt, stop);
@@ -117,6 +124,35 @@ class ExactlyOnce final : public Processor {
   }
 
  private:
+  /// As in `once`, for a parked message: its row is locked by this session, so another one keeps the notes.
+  bool crashed(const Datastore::Due& due, std::optional<Solitude::Stay>& stay) {
+    const int most = shared_.options.crashes;
+    if (most == 0) {
+      return false;
+    }
+    if (!notes_) {
+      notes_ = datastore_.session(shared_.options.group);
+    }
+    const Message* const message = &due.message;
+    const auto begun = notes_->begun({&message, 1});
+    const int deaths = begun.empty() ? 0 : begun.front().times;
+    if (deaths >= most) {
+      bury_crashed(due.message, deaths);
+      return true;
+    }
+    if (deaths + 1 >= most) {
+      stay.reset();
+      stay.emplace(shared_.solitude, true);
+    }
+    notes_->note_begun({&message, 1});
+    return false;
+  }
+
+  void bury_crashed(const Message& message, int deaths) {
+    const std::string reason = "crashed: its handler ended the process " + std::to_string(deaths) + " times";
+    bury(message, Attempt{.number = deaths, .error = reason, .host = shared_.host}, reason);
+  }
+
   Fate once(Entry& entry, const std::stop_token& stop) {
     const Message& message = entry.message;
     if (!message.defect.empty()) {
@@ -159,8 +195,7 @@ class ExactlyOnce final : public Processor {
       return malformed(with_defect(message, "the store refuses it: " + *refused));
     }
     if (most > 0 && deaths >= most) {
-      const std::string reason = "crashed: its handler ended the process " + std::to_string(deaths) + " times";
-      bury(message, Attempt{.number = deaths, .error = reason, .host = shared_.host}, reason);
+      bury_crashed(message, deaths);
       return {.ack = true};
     }
     Fate fate = handle(message, 1, stop);
@@ -240,7 +275,9 @@ class ExactlyOnce final : public Processor {
 
   const Shared& shared_;
   Leash& leash_;
+  Datastore& datastore_;
   std::unique_ptr<Datastore::Session> session_;
+  std::unique_ptr<Datastore::Session> notes_;  ///< opened for the first parked message that comes late
   Batches batches_;
 };
 

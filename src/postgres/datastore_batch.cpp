@@ -123,6 +123,9 @@ void PostgresSession::complete_batch(std::span<const Datastore::Completed> done)
         rows.push_back({.event = &event});
       }
     }
+    if (savepoint_) {
+      exec("RELEASE SAVEPOINT penstock_message");
+    }
     if (!rows.empty()) {
       append_rows(*tx_, options_.schema, rows);
     }
@@ -177,7 +180,7 @@ void PostgresSession::write_done(std::span<const Datastore::Completed> done) {
 
 // --- begun and not settled --------------------------------------------------------------------------------------------------
 
-std::vector<int> PostgresSession::begun(std::span<const Message* const> messages) {
+std::vector<Datastore::Begun> PostgresSession::begun(std::span<const Message* const> messages) {
   return guarded(Stage::own, [&] {
     start();
     Column sources;
@@ -187,13 +190,13 @@ std::vector<int> PostgresSession::begun(std::span<const Message* const> messages
       ids.add(message->event.id);
     }
     const auto all = std::array{sources.take(), ids.take()};
-    std::vector<int> times(messages.size(), 0);
+    std::vector<Datastore::Begun> found(messages.size());
     open_block();
     for (const auto& row : run(*tx_, in_schema(sql::begun, options_.schema), group_, Binary{all[0]}, Binary{all[1]})) {
-      times.at(row[0].as<std::size_t>() - 1) = row[1].as<int>();
+      found.at(row[0].as<std::size_t>() - 1) = {.times = row[1].as<int>(), .known = row[2].as<bool>()};
     }
     close();
-    return times;
+    return found;
   });
 }
 

@@ -377,7 +377,9 @@ std::optional<Datastore::Due> PostgresSession::begin_due() {
     at_ = result[0]["at"].as<std::string>();
     attempt_ = result[0]["attempt"].as<int>();
     exec("SAVEPOINT penstock_handler");
-    return Datastore::Due{*current_, attempt_};
+    const bool late = result[0]["late"].as<bool>();
+    current_->origin.redelivered = current_->origin.redelivered || late;
+    return Datastore::Due{*current_, attempt_, late};
   });
 }
 

@@ -43,7 +43,7 @@ class PostgresSession final : public Datastore::Session {
   void savepoint() override;
   void undo() override;
   void complete_batch(std::span<const Datastore::Completed> done) override;
-  std::vector<int> begun(std::span<const Message* const> messages) override;
+  std::vector<Datastore::Begun> begun(std::span<const Message* const> messages) override;
   void note_begun(std::span<const Message* const> messages) override;
   bool settled(const Message& message) override;
 

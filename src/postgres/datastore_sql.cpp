@@ -129,8 +129,9 @@ const std::string_view mark_refused =
     " AND @schema@.inbox_day(id) = @schema@.inbox_day({id})";
 
 const std::string_view begun =
-    "SELECT w.n, b.times FROM ROWS FROM (unnest($2::text[]), unnest($3::text[])) WITH ORDINALITY AS w(source, id, n)"
-    " JOIN @schema@.begun b ON b.consumer_group = $1 AND b.source = w.source AND b.id = w.id";
+    "SELECT w.n, coalesce((SELECT b.times FROM @schema@.begun b WHERE b.consumer_group = $1 AND b.source = w.source"
+    " AND b.id = w.id), 0), coalesce((SELECT true FROM @schema@.inbox i WHERE i.consumer_group = $1 AND i.source = w.source"
+    " AND i.id = w.id AND @schema@.inbox_day(i.id) = @schema@.inbox_day(w.id)), false) FROM ROWS FROM (unnest($2::text[]), unnest($3::text[])) WITH ORDINALITY AS w(source, id, n)";
 
 const std::string_view note_begun =
     "INSERT INTO @schema@.begun AS b (consumer_group, source, id)"
@@ -157,7 +158,8 @@ const std::string_view park_behind =
 const std::string_view claim_due =
     "SELECT seq, attempt, backend, channel, partition, position, deliveries, redelivered, wire_key, headers, payload,"
     " source, event_id, type, key, " PENSTOCK_AT
-    " AS at FROM @schema@.parked WHERE consumer_group = {group} AND NOT behind AND next_attempt_at <= now()"
+    " AS at, next_attempt_at < now() - interval '1 second' AS late"
+    " FROM @schema@.parked WHERE consumer_group = {group} AND NOT behind AND next_attempt_at <= now()"
     " ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED";
 
 const std::string_view reclaim =

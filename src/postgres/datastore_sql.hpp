@@ -45,7 +45,7 @@ class Literals {
 namespace sql {
 
 extern const std::string_view mark_refused;    ///< the mark just made says 'dead'
-extern const std::string_view begun;           ///< ($1 group, $2 sources, $3 ids): row (number, times) of each that is
+extern const std::string_view begun;           ///< ($1 group, $2 sources, $3 ids): a row (number, times, known) of each
 extern const std::string_view note_begun;      ///< the same parameters
 extern const std::string_view settle_notes;    ///< the same parameters; they are begun no more
 extern const std::string_view settle_note;     ///< it is begun no more

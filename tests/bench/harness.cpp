@@ -71,6 +71,7 @@ Json goal_text(const Metric& metric) {
     case Goal::Kind::ratio_at_least: return "ratio at least";
     case Goal::Kind::ratio_within: return "ratio within 1 ±";
     case Goal::Kind::ours_at_most: return "ours at most";
+    case Goal::Kind::ours_at_least: return "ours at least";
   }
   return nullptr;
 }
@@ -81,6 +82,7 @@ Json met(const Metric& metric, double ours, double ratio) {
     case Goal::Kind::ratio_at_least: return ratio >= metric.goal->value;
     case Goal::Kind::ratio_within: return std::fabs(ratio - 1) <= metric.goal->value;
     case Goal::Kind::ours_at_most: return ours <= metric.goal->value;
+    case Goal::Kind::ours_at_least: return ours >= metric.goal->value;
   }
   return nullptr;
 }

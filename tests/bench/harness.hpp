@@ -19,7 +19,7 @@ using Json = nlohmann::ordered_json;
 using Samples = std::vector<std::vector<double>>;
 
 struct Goal {
-  enum class Kind : std::uint8_t { ratio_at_least, ratio_within, ours_at_most };
+  enum class Kind : std::uint8_t { ratio_at_least, ratio_within, ours_at_most, ours_at_least };
   Kind kind = Kind::ratio_at_least;
   double value = 0;
 };

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include "penstock/postgres_datastore.hpp"
 #include "support/consumer_run.hpp"
 #include "support/postgres.hpp"
+#include "support/processes.hpp"
 #include "support/scripted_source.hpp"
 
 namespace penstock::test {
@@ -400,6 +402,215 @@ TEST_F(ConsumerEffects, DrainsUnderLoadAndTheNextConsumerDoesTheRestOnce) {
   EXPECT_EQ(schema.value("SELECT count(DISTINCT id) FROM " + effects), messages);
   EXPECT_LE(count("checkpoints"), 8) << "restarts add no rows";
 }
+
+// --- batches ----------------------------------------------------------------------------------------------------------------
+
+class ConsumerBatches : public ConsumerEffects {
+ protected:
+  ConsumerBatches() { options.batch = 100; }
+  std::unique_ptr<Running> run_batches(BatchHandler handler) {
+    return std::make_unique<Running>(
+        std::make_unique<Consumer>(std::make_unique<ScriptedSource>(script), store, options, std::move(handler)));
+  }
+  long long writers() const {
+    return schema.value("SELECT count(DISTINCT x) FROM (SELECT xmin::text AS x FROM " + schema.table("inbox") +
+                        " UNION ALL SELECT xmin::text FROM " + schema.table("outbox") + " UNION ALL SELECT xmin::text FROM " +
+                        schema.table("audit") + " UNION ALL SELECT xmin::text FROM " + schema.table("checkpoints") +
+                        ") AS rows");
+  }
+};
+
+TEST_F(ConsumerBatches, Rule10_ABatchIsOneTransaction) {
+  for (int number = 1; number <= 12; ++number) script->deliver(numbered(number % 2 == 0 ? "a" : "", number));
+  const auto consumer = run([this](const Message& message, Context& context) {
+    EXPECT_EQ(count("inbox") + count("effects"), 0) << "seen from outside";
+    effect(message, context);
+    context.emit({.type = "test.followed.v1", .key = message.key()});
+    return Verdict::done();
+  });
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 12; }));
+  EXPECT_EQ(count("effects"), 12);
+  EXPECT_EQ(count("inbox", "state = 'done'"), 12);
+  EXPECT_EQ(count("outbox", "type = 'test.followed.v1'"), 12);
+  EXPECT_EQ(count("audit", "outcome = 'done' AND attempt = 1 AND host IS NOT NULL AND channel = 'jobs' AND source = '/test'"),
+            12);
+  EXPECT_EQ(count("audit", "key = 'a'"), 6);
+  EXPECT_EQ(count("audit", "key IS NULL"), 6);
+  EXPECT_EQ(count("checkpoints", "channel = 'jobs' AND partition = 0 AND position = 12 AND settled = 12"), 1);
+  EXPECT_EQ(writers(), 1);
+  EXPECT_EQ(count("begun"), 0) << "what may be repeated is noted, and settled with the batch";
+}
+
+TEST_F(ConsumerBatches, Rule7_AFailureInABatchCostsItsOwnMessage) {
+  options.retry = RetryPolicy::fixed(1h).attempts(3);
+  for (int number = 1; number <= 3; ++number) {
+    for (const char* key : {"fails", "goes-on", "throws", "rejects", "good"}) script->deliver(numbered(key, number));
+  }
+  const auto consumer = run([this](const Message& message, Context& context) {
+    effect(message, context);
+    context.emit({.type = "test.followed.v1", .key = message.key()});
+    const bool second = message.id().ends_with("-2");
+    if (second && message.key() == "fails") context.tx().exec("SELECT no_such_function()");
+    if (second && message.key() == "throws") throw std::runtime_error{"thrown"};
+    if (second && message.key() == "rejects") return Verdict::reject("never");
+    if (second && message.key() == "goes-on") {
+      try {
+        context.tx().exec("SELECT 1/0");
+      } catch (const std::exception&) {
+        return Verdict::done();  // what it did is lost, and it does not know
+      }
+    }
+    return Verdict::done();
+  });
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 15; }));
+  EXPECT_EQ(count("effects"), 3 + 2 + 1 + 1 + 1);
+  EXPECT_EQ(count("effects", "id IN ('fails-2', 'throws-2', 'goes-on-2', 'rejects-2')"), 0);
+  EXPECT_EQ(count("inbox", "state = 'done'"), 8);
+  EXPECT_EQ(count("outbox", "type = 'test.followed.v1' AND route = type"), 8);
+  EXPECT_EQ(count("parked", "NOT behind AND attempt = 2"), 3);
+  EXPECT_EQ(count("parked", "behind AND event_id IN ('fails-3', 'throws-3', 'goes-on-3')"), 3);
+  EXPECT_EQ(count("dead_letters", "event_id = 'rejects-2' AND reason = 'never'"), 1);
+  EXPECT_EQ(count("audit", "outcome = 'done'"), 8);
+}
+
+TEST_F(ConsumerBatches, AConstraintThatFailsAtCommitCostsItsOwnMessage) {
+  schema.exec("CREATE TABLE " + schema.table("parents") + "(id text PRIMARY KEY)");
+  schema.exec("INSERT INTO " + schema.table("parents") + " SELECT key || '-1' FROM unnest(ARRAY['a', 'c']) AS key");
+  schema.exec("ALTER TABLE " + effects + " ADD FOREIGN KEY (id) REFERENCES " + schema.table("parents") +
+              " DEFERRABLE INITIALLY DEFERRED");
+  options.retry = RetryPolicy::none();
+  for (const char* key : {"a", "b", "c"}) script->deliver(numbered(key, 1));
+  const auto consumer = run([this](const Message& message, Context& context) {
+    effect(message, context);
+    return Verdict::done();
+  });
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 3; }));
+  EXPECT_EQ(text("SELECT string_agg(id, ' ' ORDER BY id) FROM " + effects), "a-1 c-1");
+  EXPECT_EQ(count("dead_letters", "event_id = 'b-1'"), 1);
+}
+
+TEST_F(ConsumerBatches, ABatchHandlerWritesWithOneStatementAndOnlyTheBadMessageIsParked) {
+  schema.exec("ALTER TABLE " + effects + " ADD CHECK (id <> 'b-2')");
+  options.retry = RetryPolicy::fixed(1h).attempts(3);
+  std::atomic<int> whole{0};
+  for (int number = 3; number <= 9; ++number) script->deliver(numbered("a", number));
+  const auto consumer = run_batches([&](Batch& batch) {
+    std::string rows;
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      const Message& message = *batch.messages()[i];
+      rows += rows.empty() ? "(" : ", (";
+      rows += batch.tx().quote(message.id()) + ", " + batch.tx().quote(message.key()) + ")";
+      batch.context(i).emit({.type = "test.followed.v1", .key = message.key()});
+    }
+    batch.tx().exec("INSERT INTO " + effects + "(id, key) VALUES " + rows);
+    whole += batch.size() > 1 ? 1 : 0;
+    return Verdict::done();
+  });
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 7; }));
+  EXPECT_EQ(count("effects"), 7);
+  for (int number = 1; number <= 3; ++number) {
+    for (const char* key : {"b", "c"}) script->deliver(numbered(key, number));
+  }
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 13; }));
+  EXPECT_GE(whole, 1);
+  EXPECT_EQ(count("effects"), 11);
+  EXPECT_EQ(count("outbox", "type = 'test.followed.v1'"), 11);
+  EXPECT_EQ(count("parked", "event_id = 'b-2' AND NOT behind"), 1);
+  EXPECT_EQ(count("parked", "event_id = 'b-3' AND behind"), 1);
+}
+
+TEST_F(ConsumerBatches, Rule10_EveryEffectHappensOnceUnderDuplicatesAndTwoConsumers) {
+  options.workers = {3, 3};
+  options.batch = 20;
+  const auto other = std::make_shared<Script>();
+  constexpr int messages = 200;
+  for (int round = 0; round < 2; ++round) {
+    for (int number = 0; number < messages; ++number) {
+      const Event event = numbered(number % 5 == 0 ? "" : "k" + std::to_string(number % 7), number);
+      script->deliver(event);
+      other->deliver(event);
+    }
+  }
+  const Handler handler = [this](const Message& message, Context& context) {
+    if (message.id().ends_with("13") && context.attempt() == 1) return Verdict::retry("not yet");
+    effect(message, context);
+    return Verdict::done();
+  };
+  const auto first = run(script, handler);
+  const auto second = run(other, handler);
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 2 * messages && other->acked().size() == 2 * messages; }, 60s));
+  ASSERT_TRUE(eventually([&] { return count("effects") == messages; }, 60s));
+  EXPECT_EQ(schema.value("SELECT count(DISTINCT id) FROM " + effects), messages);
+  EXPECT_EQ(count("inbox", "state = 'done'"), messages);
+  EXPECT_EQ(count("parked") + count("dead_letters"), 0);
+}
+
+// --- handlers that end their process ----------------------------------------------------------------------------------------
+
+class ConsumerCrashes : public ConsumerEffects, public ::testing::WithParamInterface<std::size_t> {
+ protected:
+  /// A process that gets everything from the broker and dies at one message, or does the rest. Its exit status.
+  int live(const std::function<void(const Message&, Context&)>& fatal) {
+    Process process{[&] {
+      PostgresDatastore own{postgres_url(), {.schema = schema.name()}};
+      const auto all = std::make_shared<Script>();
+      for (int number = 1; number <= 3; ++number) {
+        for (const char* key : {"a", "b", "c"}) all->deliver(numbered(key, number));
+      }
+      options.workers = {2, 2};
+      options.batch = GetParam();
+      const Running consumer{std::make_unique<Consumer>(std::make_unique<ScriptedSource>(all), own, options,
+                                                        Handler{[&](const Message& message, Context& context) {
+                                                          fatal(message, context);
+                                                          effect(message, context);
+                                                          return Verdict::done();
+                                                        }})};
+      if (!eventually([&] { return all->acked().size() == 9 && count("parked") == 0; })) {
+        throw std::runtime_error{"stands still"};
+      }
+    }};
+    return process.wait();
+  }
+};
+
+TEST_P(ConsumerCrashes, AMessageThatKillsItsProcessIsADeadLetterAfterThreeDeathsAndCostsNoOther) {
+  const auto fatal = [](const Message& message, Context&) {
+    if (message.id() == "b-2") ::kill(::getpid(), SIGKILL);
+  };
+  for (int death = 1; death <= 3; ++death) {
+    ASSERT_TRUE(WIFSIGNALED(live(fatal))) << death;
+    EXPECT_EQ(count("begun", "id = 'b-2' AND times = " + std::to_string(death)), 1);
+    EXPECT_EQ(count("dead_letters"), 0);
+  }
+  EXPECT_EQ(live(fatal), 0);
+  EXPECT_EQ(text("SELECT event_id || ' ' || reason FROM " + schema.table("dead_letters")),
+            "b-2 crashed: its handler ended the process 3 times");
+  EXPECT_EQ(count("outbox", "route = 'penstock.dead.jobs'"), 1);
+  EXPECT_EQ(count("effects"), 8);
+  EXPECT_EQ(schema.value("SELECT count(DISTINCT id) FROM " + effects), 8);
+  EXPECT_EQ(count("begun"), 0);
+}
+
+TEST_P(ConsumerCrashes, SoIsOneThatDoesSoAtARetry) {
+  options.retry = RetryPolicy::fixed(1ms).attempts(5);
+  options.crashes = 2;
+  const auto fatal = [](const Message& message, Context& context) {
+    if (message.id() != "b-2") return;
+    if (context.attempt() > 1) ::kill(::getpid(), SIGKILL);
+    throw std::runtime_error{"at first it only fails"};
+  };
+  for (int death = 1; death <= 3; ++death) {
+    ASSERT_TRUE(WIFSIGNALED(live(fatal))) << death;
+    // The first left no trace, as nobody was late.
+    schema.exec("UPDATE " + schema.table("parked") + " SET next_attempt_at = now() - interval '2 s' WHERE NOT behind");
+  }
+  EXPECT_EQ(live(fatal), 0);
+  EXPECT_EQ(count("dead_letters", "event_id = 'b-2' AND reason LIKE 'crashed: %'"), 1);
+  EXPECT_EQ(count("effects"), 8);
+  EXPECT_EQ(count("begun"), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(OneByOneAndInBatches, ConsumerCrashes, ::testing::Values(1, 50));
 
 }  // namespace
 }  // namespace penstock::test
