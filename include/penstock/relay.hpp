@@ -16,6 +16,7 @@
 #include "penstock/publisher.hpp"
 #include "penstock/random.hpp"
 #include "penstock/retry_policy.hpp"
+#include "penstock/systemic_failure.hpp"
 
 namespace penstock {
 
@@ -37,13 +38,6 @@ enum class AfterDeadLetter : std::uint8_t {
 enum class Unrouted : std::uint8_t {
   dead_letter,  ///< the routes of this relay are all there are: such an event is a dead letter of "penstock:unrouted"
   ignore        ///< another relay may carry it
-};
-
-/// When the channel is to blame and not the event: so many of the last events, each counted once, were rejected.
-struct SystemicFailure {
-  std::size_t rejected = 20;
-  std::size_t of = 50;   ///< or of a whole batch that is larger, in the same proportion
-  std::size_t keys = 2;  ///< different ones among the rejected; an event without a key counts as one of its own
 };
 
 struct RelayOptions {

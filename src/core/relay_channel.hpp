@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/relay_health.hpp"
+#include "core/failure_window.hpp"
 #include "core/relay_pending.hpp"
 #include "penstock/relay.hpp"
 
@@ -108,7 +108,7 @@ class RelayChannel {
   std::set<std::string> held_{};                  // keys with a dead letter
   bool held_known_ = false;
   std::deque<std::uint64_t> followers_{};  // events of theirs, to be parked
-  RelayHealth health_;
+  FailureWindow health_;
   std::size_t silent_failures_ = 0;  // `retryable` and `unknown` since the channel last said anything
   std::optional<RelayOutage> outage_{};
   bool said_rejecting_ = false;

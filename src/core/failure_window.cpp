@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/relay_health.hpp"
+#include "core/failure_window.hpp"
 
 #include <algorithm>
 #include <set>
 
 namespace penstock {
 
-void RelayHealth::judged(std::uint64_t sequence, const std::string& key, bool rejected, bool again) {
+void FailureWindow::judged(std::uint64_t sequence, const std::string& key, bool rejected, bool again) {
   if (limits_.rejected == 0) {
     return;
   }
+  const std::string whose = !rejected ? std::string{} : key.empty() ? "#" + std::to_string(sequence) : "k" + key;
   if (again) {
     const auto same = [sequence](const Judgement& judgement) { return judgement.sequence == sequence; };
     if (const auto found = std::find_if(last_.begin(), last_.end(), same); found != last_.end()) {
-      found->rejected = rejected;
+      rejected_ = rejected_ + (rejected ? 1U : 0U) - (found->rejected ? 1U : 0U);
+      *found = {sequence, rejected, whose};
       return;
     }
     if (rejected) {
@@ -21,13 +23,14 @@ void RelayHealth::judged(std::uint64_t sequence, const std::string& key, bool re
     }
   }
   ++fresh_;
-  last_.push_back({sequence, rejected, {}});
-  if (rejected) {
-    last_.back().whose = key.empty() ? "#" + std::to_string(sequence) : "k" + key;
-  }
+  rejected_ += rejected ? 1U : 0U;
+  last_.push_back({sequence, rejected, whose});
 }
 
-bool RelayHealth::systemic() const {
+bool FailureWindow::systemic() const {
+  if (rejected_ < limits_.rejected) {
+    return false;
+  }
   const std::size_t looked_at = std::min(last_.size(), std::max(limits_.of, fresh_));
   std::size_t rejected = 0;
   std::set<std::string> whose;
@@ -41,8 +44,9 @@ bool RelayHealth::systemic() const {
          rejected * limits_.of >= limits_.rejected * std::max(looked_at, limits_.of);
 }
 
-void RelayHealth::trim() {
+void FailureWindow::trim() {
   while (last_.size() > limits_.of) {
+    rejected_ -= last_.front().rejected ? 1U : 0U;
     last_.pop_front();
   }
   fresh_ = 0;

@@ -6,16 +6,17 @@
 #include <deque>
 #include <string>
 
-#include "penstock/relay.hpp"
+#include "penstock/systemic_failure.hpp"
 
 namespace penstock {
 
-/// What a channel said of the last events, to tell a bad event from a bad channel (rule 17).
+/// What became of the last events or messages, to tell a bad one from a bad system (rule 17): a relay's, a consumer's or a
+/// provider's.
 /// Thread safety: one thread. Lifetime: a value.
-class RelayHealth {
+class FailureWindow {
  public:
   /// With limits of 0 rejected, it is always the event.
-  explicit RelayHealth(SystemicFailure limits) : limits_{limits} {}
+  explicit FailureWindow(SystemicFailure limits) : limits_{limits} {}
 
   /// What the channel said of one event. `again`: not for the first time; an event keeps its place among the last, so that one
   /// that is tried over and over does not count over and over.
@@ -24,6 +25,7 @@ class RelayHealth {
   [[nodiscard]] bool systemic() const;
   /// After that; forgets what is too old to count.
   void trim();
+  [[nodiscard]] std::size_t rejected() const noexcept { return rejected_; }
 
  private:
   struct Judgement {
@@ -34,7 +36,8 @@ class RelayHealth {
 
   SystemicFailure limits_;
   std::deque<Judgement> last_{};
-  std::size_t fresh_ = 0;  // of them, since `trim`
+  std::size_t rejected_ = 0;  // of them
+  std::size_t fresh_ = 0;     // of them, since `trim`
 };
 
 }  // namespace penstock
