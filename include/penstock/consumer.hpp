@@ -6,18 +6,23 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "penstock/batch.hpp"
+#include "penstock/circuit_breaker.hpp"
 #include "penstock/clock.hpp"
 #include "penstock/context.hpp"
 #include "penstock/datastore.hpp"
 #include "penstock/logger.hpp"
 #include "penstock/publisher.hpp"
 #include "penstock/random.hpp"
+#include "penstock/retry_budget.hpp"
 #include "penstock/retry_policy.hpp"
 #include "penstock/source.hpp"
+#include "penstock/systemic_failure.hpp"
 #include "penstock/verdict.hpp"
 
 namespace penstock {
@@ -38,7 +43,11 @@ struct ConsumerOptions {
   Workers workers{};
   RetryPolicy retry =
       RetryPolicy::exponential(std::chrono::milliseconds{200}).cap(std::chrono::seconds{30}).attempts(8).jitter(Jitter::full);
-  std::size_t in_flight = 256;  ///< most messages taken from the source and not settled; parked ones do not count
+  std::optional<RetryBudget> budget{};                               ///< how much of the work may be retries
+  std::chrono::milliseconds postpone_limit{std::chrono::hours{24}};  ///< see Verdict::postpone
+  SystemicFailure systemic{};                ///< when the handler fails so often that it cannot be the messages
+  std::vector<CircuitBreaker> depends_on{};  ///< providers without which the handler can do nothing
+  std::size_t in_flight = 256;               ///< most messages taken from the source and not settled; parked ones do not count
   /// Most bytes of them: nothing is taken while they are more. One poll, sized by the messages before it, may exceed it.
   std::size_t in_flight_bytes = std::size_t{64} << 20U;
   /// Most messages that share a transaction, with a savepoint each; or that a BatchHandler gets at once. As many as wait are
@@ -74,7 +83,9 @@ struct ConsumerStatus {
   std::size_t in_flight_bytes = 0;
   int workers = 0;
   std::string workers_reason{};  ///< why there are so many
-  bool paused = false;           ///< intake is stopped because the datastore is away
+  bool paused = false;           ///< intake is stopped, for the reason that follows
+  std::string pause_reason{};    ///< the datastore is away, the handler fails, or the circuit breaker of a provider is open
+  bool systemic = false;         ///< so much fails that nothing is dead-lettered; one message at a time is tried
   std::string last_error{};
 };
 
@@ -86,6 +97,10 @@ struct ConsumerStatus {
 /// ones of its key behind it, and other keys flow. When its attempts are used up or it is rejected, it becomes a dead letter.
 /// Messages of one key are handled in their order; messages without a key in any. A handler's exception never ends the loop; a
 /// store that is away pauses the source and burns no attempt.
+///
+/// When so much fails that it must be the system (`systemic`), nothing is dead-lettered and no attempt counted: the source is
+/// paused, and after pauses of 1 s to 30 s one message at a time is tried, until one goes through. Messages that are no events
+/// are dead letters all the same.
 ///
 /// Thread safety: `run` once, from one thread; `status` from any. Lifetime: owns the source, its threads live inside `run`;
 /// Datastore, Clock and Random must outlive it.

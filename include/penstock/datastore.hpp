@@ -51,7 +51,9 @@ class PENSTOCK_EXPORT Datastore {
   struct Due {
     Message message{};
     int attempt = 1;
-    bool late = false;  ///< it should have been begun a second ago, or was, by somebody who died
+    bool late = false;                     ///< it should have been begun a second ago, or was, by somebody who died
+    std::chrono::milliseconds elapsed{0};  ///< since its first attempt began, by the store's clock
+    std::optional<std::chrono::milliseconds> previous{};  ///< the delay before this attempt, if it is no first one
   };
   struct Begun {
     int times = 0;
@@ -91,7 +93,8 @@ class PENSTOCK_EXPORT Datastore {
     /// cannot be stored), to be parked or buried.
     virtual void complete(std::span<const Event> emitted, const Attempt& attempt) = 0;
     /// Undoes the handler's work and, in one transaction, parks the message until `delay` from now by the store's clock, with
-    /// this attempt in its history. A repeated delivery of it will be a duplicate.
+    /// this attempt in its history. A repeated delivery of it will be a duplicate. The next attempt is the one after
+    /// `attempt.number`: one that does not count has the number of the one before, or 0.
     virtual void park(const Attempt& attempt, std::chrono::milliseconds delay) = 0;
     /// Undoes the handler's work and, in one transaction, records the dead letter with its history and appends its message for
     /// `<channel>.dead` to the outbox. For a parked message also removes it and releases its successor.

@@ -10,7 +10,9 @@
 #include <string_view>
 #include <utility>
 
+#include "core/budget_meter.hpp"
 #include "core/consumer_engine.hpp"
+#include "core/consumer_gate.hpp"
 #include "core/consumer_processor.hpp"
 
 namespace penstock {
@@ -26,6 +28,18 @@ bool is_group_name(std::string_view name) {
   return !name.empty() && name.size() <= longest && std::all_of(name.begin(), name.end(), [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
   });
+}
+
+void check(const RetryBudget& budget) {
+  if (!(budget.share >= 0 && budget.share <= 1)) {
+    refuse("budget.share", std::to_string(budget.share), "give a part from 0 to 1, as 0.2 for one in five");
+  }
+  if (!(budget.per_second > 0 && budget.per_second <= 1e9)) {
+    refuse("budget.per_second", std::to_string(budget.per_second), "give more than 0, or a retry might never come");
+  }
+  if (!(budget.burst >= 1 && budget.burst <= 1e9)) {
+    refuse("budget.burst", std::to_string(budget.burst), "give at least 1");
+  }
 }
 
 void check(const Source* source, const ConsumerOptions& options, const Handler& handler) {
@@ -59,6 +73,16 @@ void check(const Source* source, const ConsumerOptions& options, const Handler& 
   }
   if (options.crashes < 0) {
     refuse("crashes", to_string(options.crashes), "at least 1, or 0 to count none");
+  }
+  if (options.postpone_limit < std::chrono::milliseconds{0}) {
+    refuse("postpone_limit", to_string(options.postpone_limit.count()) + " ms", "give a time that is not negative");
+  }
+  if (options.systemic.rejected > options.systemic.of) {
+    refuse("systemic.rejected", to_string(options.systemic.rejected),
+           "give at most systemic.of, " + to_string(options.systemic.of) + ", or 0 for never");
+  }
+  if (options.budget) {
+    check(*options.budget);
   }
   if (options.parked_poll <= std::chrono::milliseconds{0}) {
     refuse("parked_poll", to_string(options.parked_poll.count()) + " ms", "give a positive time");
@@ -95,7 +119,9 @@ class Consumer::Impl {
         batch_handler_{std::move(batch_handler)},
         channels_{std::move(channels)},
         journal_{options_.group, options_.logger},
-        shared_{*source_, options_, handler_, batch_handler_, journal_, host_name(), solitude_},
+        gate_{options_, journal_},
+        budget_{options_.budget ? std::make_unique<BudgetMeter>(*options_.budget, *options_.clock) : nullptr},
+        shared_{*source_, options_, handler_, batch_handler_, journal_, host_name(), solitude_, gate_, budget_.get()},
         engine_{shared_, store, [this, store](consumer::Leash& leash) {
                   return store != nullptr ? consumer::make_exactly_once(shared_, *store, leash)
                                           : consumer::make_at_least_once(shared_, channels_, attempts_, leash);
@@ -116,6 +142,13 @@ class Consumer::Impl {
     status.dead = journal_.dead;
     status.last_error = journal_.last_error();
     engine_.describe(status);
+    if (status.paused) {
+      status.pause_reason = "the datastore is away";
+    } else {
+      status.pause_reason = gate_.reason();
+      status.paused = !status.pause_reason.empty();
+    }
+    status.systemic = gate_.systemic();
     return status;
   }
 
@@ -128,6 +161,8 @@ class Consumer::Impl {
   consumer::AttemptMemory attempts_;
   consumer::Journal journal_;
   consumer::Solitude solitude_;
+  mutable consumer::Gate gate_;
+  const std::unique_ptr<BudgetMeter> budget_;
   const consumer::Shared shared_;
   consumer::Engine engine_;
   std::atomic<bool> ran_{false};

@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "core/consumer_processor.hpp"
+#include "core/consumer_retry.hpp"
 
 namespace penstock::consumer {
 
@@ -43,18 +43,24 @@ class WithoutDatastore final : public Processor {
  private:
   void remember(Entry& entry) {
     if (!memory_.empty()) {
-      AttemptMemory::Record record = memory_.take(entry.message);
-      if (record.attempts > entry.attempts) {
+      if (AttemptMemory::Record record = memory_.take(entry.message); record.first) {
         entry.attempts = record.attempts;
         entry.history = std::move(record.history);
+        entry.first = record.first;
+        entry.previous = record.previous;
       }
     }
+    if (entry.first) {
+      return;  // what was counted here is more exact, as not every attempt counts
+    }
+    entry.first = shared_.options.clock->now();
     // The broker counts deliveries, of which the coming attempt is one.
     entry.attempts = std::max(entry.attempts, static_cast<int>(std::min(entry.message.origin.deliveries, 1'000'000U)) - 1);
   }
 
   Fate handle(Entry& entry, const std::stop_token& stop) {
     const Message& message = entry.message;
+    const Clock::TimePoint started = shared_.options.clock->now();
     const Leash::Run run{leash_, stop};
     Context context{message, shared_.options.group, shared_.options.source, entry.attempts + 1,
                     nullptr, run.token(),           run.deadline()};
@@ -71,22 +77,20 @@ class WithoutDatastore final : public Processor {
       handled.attempt.error = handled.verdict.reason();
     }
     handled.attempt.at = format_time(shared_.options.clock->now());
-    if (handled.verdict.kind() == Verdict::Kind::reject) {
-      entry.history.push_back(handled.attempt);
-      return give_up(entry, handled.attempt.error);
-    }
-    if (stop.stop_requested()) {
+    if (handled.verdict.kind() != Verdict::Kind::reject && stop.stop_requested()) {
       return {.kind = Fate::Kind::dropped};
     }
+    shared_.journal.set_last_error(handled.attempt.error);
+    const Past past{std::chrono::duration_cast<milliseconds>(started - *entry.first), entry.previous};
+    const Decision decision = decide(shared_, message, handled, past);
     entry.attempts = handled.attempt.number;
     entry.history.push_back(handled.attempt);
-    shared_.journal.set_last_error(handled.attempt.error);
-    const auto delay = shared_.options.retry.delay(entry.attempts, ErrorClass::transient, *shared_.options.random);
-    if (!delay) {
-      return give_up(entry, "attempts exhausted: " + handled.attempt.error);
+    if (decision.bury) {
+      return give_up(entry, decision.reason);
     }
+    entry.previous = decision.delay;
     ++shared_.journal.parked;
-    return again(entry, std::max(*delay, handled.verdict.delay().value_or(milliseconds{0})));
+    return again(entry, decision.delay);
   }
 
   /// The broker's own delay where it breaks no order. In order, the message is kept here instead: its key waits and others
@@ -96,7 +100,7 @@ class WithoutDatastore final : public Processor {
     if (!traits_.delays || (traits_.ordered && !message.key().empty())) {
       return {.kind = Fate::Kind::later, .delay = delay};
     }
-    memory_.put(message, {entry.attempts, entry.history});
+    memory_.put(message, {entry.attempts, entry.history, entry.first, entry.previous});
     try {
       shared_.source.retry(message, delay);
     } catch (const std::exception& error) {

@@ -4,6 +4,8 @@
 #include <set>
 #include <utility>
 
+#include "core/consumer_gate.hpp"
+
 namespace penstock::consumer {
 
 namespace {
@@ -316,6 +318,7 @@ bool Batches::run_all(BatchRun& run, Members& members, const std::stop_token& st
     } else if (one.verdict.kind() != Verdict::Kind::done) {
       run.fail(members[i].number, std::move(one));
     } else {
+      shared_.gate.judge(*messages[i], 1, false, {});
       members[i].attempt = std::move(one.attempt);
       members[i].done = true;
     }

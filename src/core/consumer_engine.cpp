@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/consumer_batches.hpp"
+#include "core/consumer_gate.hpp"
 
 namespace penstock::consumer {
 
@@ -97,6 +98,7 @@ void Engine::take_in(const std::stop_token& stop) {
     std::size_t space = 0;
     bool away = false;
     bool wait = false;
+    const bool held = shared_.gate.holds_intake();
     {
       const std::lock_guard guard{mutex_};
       space = room();
@@ -118,7 +120,7 @@ void Engine::take_in(const std::stop_token& stop) {
     } else if (!full_since) {
       full_since = Steady::now();
     }
-    const bool pause = away || (full && Steady::now() - *full_since >= pause_when_full);
+    const bool pause = away || held || (full && Steady::now() - *full_since >= pause_when_full);
     try {
       if (pause != paused_) {
         shared_.source.pause(pause);
@@ -126,7 +128,7 @@ void Engine::take_in(const std::stop_token& stop) {
       }
       if (paused_) {
         keep_alive(stop);
-        rest(full_wait, stop, [this, away] { return away_ != away || (!away_ && room() >= quarter()); });
+        rest(full_wait, stop, [this, away, held] { return away_ != away || (!away_ && !held && room() >= quarter()); });
         continue;
       }
       if (wait) {
@@ -380,6 +382,9 @@ void Engine::work(Worker& self, const std::stop_token& stop) {
 }
 
 std::size_t Engine::share() const {
+  if (shared_.gate.held()) {
+    return 1;
+  }
   const std::size_t fair = queue_.waiting() / static_cast<std::size_t>(std::max(running_, 1)) + 1;
   if (batched_) {
     return std::min(options_.batch, fair);
@@ -392,7 +397,7 @@ std::size_t Engine::share() const {
 }
 
 bool Engine::pick(Worker& self, TimePoint now) {
-  if (suspect_ || now < self.not_before) {
+  if (suspect_ || now < self.not_before || !shared_.gate.admits(busy_)) {
     return false;
   }
   queue_.ripen(now);
@@ -420,6 +425,9 @@ bool Engine::next_job(Worker& self, const std::stop_token& stop) {
   if (self.busy) {
     self.busy = false;
     --busy_;
+    if (shared_.gate.moved() || shared_.gate.systemic()) {
+      work_changed_.notify_all();  // others may begin again, or be the next on trial
+    }
     const auto took = now() - self.since;
     worked_ += took;
     if (const auto done = static_cast<Clock::Duration::rep>(self.hand.done.load()); !self.hand.entries.empty() && done > 0) {
@@ -449,6 +457,9 @@ bool Engine::next_job(Worker& self, const std::stop_token& stop) {
     }
     if (time < self.not_before) {
       until = std::min(until, self.not_before);
+    }
+    if (const milliseconds held = shared_.gate.wait(); held > 0ms) {
+      until = std::min(until, time + held);
     }
     wait(work_changed_, lock, until, stop);
   }
@@ -480,7 +491,7 @@ void Engine::work_off_one_by_one(Worker& self, Processor& processor, const std::
   auto settled_at = Steady::now();
   for (std::size_t i = hand.next.fetch_add(1); i < end; i = hand.next.fetch_add(1)) {
     Entry& entry = *hand.entries[i];
-    if (away || (i > 0 && stop.stop_requested()) || fence.holds(entry)) {
+    if (away || (i > 0 && (stop.stop_requested() || shared_.gate.held())) || fence.holds(entry)) {
       hand.fates[i] = {.kind = Fate::Kind::waits};
     } else {
       hand.fates[i] = processor.process(entry, stop);

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "core/consumer_batches.hpp"
-#include "core/consumer_processor.hpp"
+#include "core/consumer_retry.hpp"
 
 namespace penstock::consumer {
 
@@ -63,7 +63,7 @@ class ExactlyOnce final : public Processor {
         case Datastore::Admission::duplicate: ++shared_.journal.duplicates; break;
         case Datastore::Admission::behind: ++shared_.journal.parked; break;
         case Datastore::Admission::refused: ++shared_.journal.dead; break;
-        case Datastore::Admission::fresh: return failed(entry.message, failure, 1, stop);
+        case Datastore::Admission::fresh: return failed(entry.message, failure, {}, stop);
       }
       return {.ack = true};
     });
@@ -110,7 +110,7 @@ class ExactlyOnce final : public Processor {
         if (due->late && crashed(*due, stay)) {
           return Fate{};
         }
-        return handle(due->message, due->attempt, stop);
+        return handle(due->message, due->attempt, {due->elapsed, due->previous}, stop);
       } catch (const TransactionConflict&) {
         // It is still parked and due, so the next look finds it again.
         if (tries >= tries_at_once || stop.stop_requested()) {
@@ -198,13 +198,13 @@ class ExactlyOnce final : public Processor {
       bury_crashed(message, deaths);
       return {.ack = true};
     }
-    Fate fate = handle(message, 1, stop);
+    Fate fate = handle(message, 1, {}, stop);
     fate.ack = fate.kind == Fate::Kind::settled;
     return fate;
   }
 
   /// Runs the handler in the open transaction and settles the message by what it says. Acknowledges nothing.
-  Fate handle(const Message& message, int number, const std::stop_token& stop) {
+  Fate handle(const Message& message, int number, const Past& past, const std::stop_token& stop) {
     const Leash::Run run{leash_, stop};
     Context context{message,        shared_.options.group, shared_.options.source, number,
                     session_->tx(), run.token(),           run.deadline()};
@@ -228,27 +228,23 @@ class ExactlyOnce final : public Processor {
         attempt.error = cleaned(error.what());
       }
     }
-    return failed(message, handled, number, stop);
+    return failed(message, std::move(handled), past, stop);
   }
 
   /// Parks or buries the message that is in work, and acknowledges nothing.
-  Fate failed(const Message& message, const Handled& handled, int number, const std::stop_token& stop) {
+  Fate failed(const Message& message, Handled handled, const Past& past, const std::stop_token& stop) {
     const Attempt& attempt = handled.attempt;
-    if (handled.verdict.kind() == Verdict::Kind::reject) {
-      bury(message, attempt, attempt.error);
-      return {.ack = true};
-    }
-    if (stop.stop_requested()) {
+    if (handled.verdict.kind() != Verdict::Kind::reject && stop.stop_requested()) {
       session_->abandon();
       return {.kind = Fate::Kind::dropped};
     }
     shared_.journal.set_last_error(attempt.error);
-    const auto delay = shared_.options.retry.delay(number, ErrorClass::transient, *shared_.options.random);
-    if (!delay) {
-      bury(message, attempt, "attempts exhausted: " + attempt.error);
+    const Decision decision = decide(shared_, message, handled, past);
+    if (decision.bury) {
+      bury(message, attempt, decision.reason);
       return {.ack = true};
     }
-    session_->park(attempt, std::max(*delay, handled.verdict.delay().value_or(milliseconds{0})));
+    session_->park(attempt, decision.delay);
     ++shared_.journal.parked;
     return {.ack = true};
   }

@@ -4,7 +4,11 @@
 #include <array>
 #include <utility>
 
+#include "core/budget_meter.hpp"
+#include "core/consumer_gate.hpp"
+#include "core/error_class.hpp"
 #include "core/text.hpp"
+#include "penstock/call_refused.hpp"
 
 namespace penstock::consumer {
 
@@ -74,20 +78,38 @@ Handled run_handler(const Shared& shared, const Message& message, Context& conte
                     const std::function<void(const std::exception_ptr&)>& classify) {
   const auto start = std::chrono::steady_clock::now();
   Verdict verdict = Verdict::done();
+  std::vector<std::string> classes;
+  std::exception_ptr thrown;
   try {
     verdict = shared.handler(message, context);
-  } catch (const std::exception& error) {
+  } catch (const CallRefused& refused) {
     classify(std::current_exception());
+    verdict = Verdict::postpone(refused.retry_in(), refused.what());
+  } catch (const std::exception& error) {
+    thrown = std::current_exception();
+    classify(thrown);
+    classes = error_class::of_current_exception();
     verdict = Verdict::retry(error.what());
   } catch (...) {
-    classify(std::current_exception());
+    thrown = std::current_exception();
+    classify(thrown);
+    classes = error_class::of_current_exception();
     verdict = Verdict::retry("the handler threw something that is no std::exception");
   }
-  return handled(shared, std::move(verdict), context, run, std::chrono::steady_clock::now() - start);
+  if (verdict.kind() == Verdict::Kind::done) {
+    shared.gate.judge(message, context.attempt(), false, {});
+  }
+  Handled result = handled(shared, std::move(verdict), context, run, std::chrono::steady_clock::now() - start);
+  result.classes = std::move(classes);
+  result.thrown = std::move(thrown);
+  return result;
 }
 
 Handled handled(const Shared& shared, Verdict verdict, const Context& context, const Leash::Run& run,
                 std::chrono::steady_clock::duration took) {
+  if (shared.budget != nullptr && context.attempt() == 1) {
+    shared.budget->first_attempt();
+  }
   Attempt attempt;
   attempt.number = context.attempt();
   if (verdict.kind() != Verdict::Kind::done) {

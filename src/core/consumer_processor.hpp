@@ -19,7 +19,13 @@
 #include "core/consumer_queue.hpp"
 #include "penstock/consumer.hpp"
 
+namespace penstock {
+class BudgetMeter;
+}
+
 namespace penstock::consumer {
+
+class Gate;
 
 /// Counters and log of one consumer. Thread safety: any thread.
 class Journal {
@@ -77,6 +83,8 @@ struct Shared {
   Journal& journal;
   std::string host;
   Solitude& solitude;
+  Gate& gate;
+  BudgetMeter* budget;  ///< null: retries have no budget
 };
 
 /// Failures of messages that wait at the broker, for brokers that do not count. Thread safety: any thread.
@@ -85,6 +93,8 @@ class AttemptMemory {
   struct Record {
     int attempts = 0;
     std::vector<Attempt> history{};
+    std::optional<Clock::TimePoint> first{};  ///< empty: nothing is known
+    std::optional<std::chrono::milliseconds> previous{};
   };
   void put(const Message& message, Record record);
   [[nodiscard]] bool empty() const noexcept { return size_ == 0; }
@@ -104,6 +114,8 @@ class AttemptMemory {
 struct Handled {
   Verdict verdict;
   Attempt attempt;
+  std::vector<std::string> classes{};  ///< of what was thrown
+  std::exception_ptr thrown{};
 };
 /// Runs a handler; an exception becomes Verdict::retry with its text, after `classify` has seen it (which may throw instead).
 Handled run_handler(const Shared& shared, const Message& message, Context& context, const Leash::Run& run,

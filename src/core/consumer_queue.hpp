@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -22,6 +23,12 @@ namespace penstock::consumer {
 struct Entry;
 using EntryPtr = std::shared_ptr<Entry>;
 
+/// What a message went through before an attempt.
+struct Past {
+  std::chrono::milliseconds elapsed{0};                 ///< since its first attempt began
+  std::optional<std::chrono::milliseconds> previous{};  ///< the delay before this attempt
+};
+
 /// What serializes entries: a key, or without one an identity. `held` entries are ready, delayed or in work; the others wait.
 struct Lineup {
   EntryPtr first{};
@@ -35,11 +42,13 @@ struct Entry {
   explicit Entry(Message taken) : message{std::move(taken)} {}
 
   Message message;
-  int conflicts = 0;      ///< how often in a row the store undid its transaction
-  bool in_doubt = false;  ///< a commit broke off; the inbox must be asked first
-  bool noted = false;     ///< that it was begun, by this process
-  int deaths = 0;         ///< of earlier processes while it was in work
-  int attempts = 0;       ///< failures so far, without a Datastore only
+  int conflicts = 0;                                    ///< how often in a row the store undid its transaction
+  bool in_doubt = false;                                ///< a commit broke off; the inbox must be asked first
+  bool noted = false;                                   ///< that it was begun, by this process
+  int deaths = 0;                                       ///< of earlier processes while it was in work
+  int attempts = 0;                                     ///< failures so far, without a Datastore only
+  std::optional<Clock::TimePoint> first{};              ///< when the first of them began
+  std::optional<std::chrono::milliseconds> previous{};  ///< the delay after the last of them
   std::vector<Attempt> history{};
   std::vector<Event> emitted{};        ///< handled, and these are still to be published before it is settled
   std::optional<DeadLetter> letter{};  ///< given up, and this is still to be published before it is settled

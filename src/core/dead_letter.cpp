@@ -124,9 +124,8 @@ std::string message_of(const DeadLetter& letter) {
 }
 
 std::int64_t attempts_of(const DeadLetter& letter) {
-  auto attempts = static_cast<std::int64_t>(letter.attempts.size());
-  if (!letter.attempts.empty()) attempts = std::max(attempts, std::int64_t{letter.attempts.back().number});
-  return attempts;
+  // Not their number: some do not count, and a long history is cut.
+  return letter.attempts.empty() ? 0 : std::int64_t{letter.attempts.back().number};
 }
 
 }  // namespace

@@ -379,7 +379,12 @@ std::optional<Datastore::Due> PostgresSession::begin_due() {
     exec("SAVEPOINT penstock_handler");
     const bool late = result[0]["late"].as<bool>();
     current_->origin.redelivered = current_->origin.redelivered || late;
-    return Datastore::Due{*current_, attempt_, late};
+    Datastore::Due due{.message = *current_, .attempt = attempt_, .late = late};
+    if (!result[0]["elapsed"].is_null()) {
+      due.elapsed = milliseconds{std::max<std::int64_t>(0, result[0]["elapsed"].as<std::int64_t>())};
+      due.previous = milliseconds{std::max<std::int64_t>(0, result[0]["previous"].as<std::int64_t>())};
+    }
+    return due;
   });
 }
 

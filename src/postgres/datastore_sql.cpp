@@ -157,7 +157,10 @@ const std::string_view park_behind =
 
 const std::string_view claim_due =
     "SELECT seq, attempt, backend, channel, partition, position, deliveries, redelivered, wire_key, headers, payload,"
-    " source, event_id, type, key, " PENSTOCK_AT
+    " source, event_id, type, key,"
+    " (extract(epoch FROM clock_timestamp() - (attempts->0->>'at')::timestamptz) * 1000)::bigint AS elapsed,"
+    " (extract(epoch FROM next_attempt_at - (attempts->-1->>'at')::timestamptz) * 1000)::bigint"
+    " - (attempts->-1->>'duration_ms')::bigint AS previous, " PENSTOCK_AT
     " AS at, next_attempt_at < now() - interval '1 second' AS late"
     " FROM @schema@.parked WHERE consumer_group = {group} AND NOT behind AND next_attempt_at <= now()"
     " ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED";

@@ -36,7 +36,7 @@ class MemorySession final : public Datastore::Session {
       return Datastore::Admission::behind;
     }
     current_ = message;
-    started_at_ = now();
+    start();
     return Datastore::Admission::fresh;
   }
 
@@ -55,8 +55,12 @@ class MemorySession final : public Datastore::Session {
       parked.in_work = true;
       sequence_ = sequence;
       current_ = parked.message;
-      started_at_ = now();
-      return Datastore::Due{*current_, parked.attempts.empty() ? 1 : parked.attempts.back().number + 1};
+      start();
+      if (parked.attempts.empty()) {
+        return Datastore::Due{*current_};
+      }
+      return Datastore::Due{*current_, parked.attempts.back().number + 1,
+                            std::chrono::duration_cast<milliseconds>(started_ - parked.first), parked.delay};
     }
     return std::nullopt;
   }
@@ -92,15 +96,22 @@ class MemorySession final : public Datastore::Session {
     if (sequence_ != 0) {
       StoreState::Parked& parked = group().parked.at(sequence_);
       group().due.erase({parked.due, sequence_});
+      parked.first = parked.attempts.empty() ? started_ : parked.first;
       parked.attempts.push_back(stamped(attempt));
       parked.in_work = false;
+      parked.delay = delay;
       parked.due = due;
       group().due.emplace(due, sequence_);
     } else {
       group().inbox[identity(*current_)] = StoreState::Mark::parked;
       // Another session may have parked an earlier message of the key meanwhile.
       const bool behind = !current_->key().empty() && group().keys.contains(current_->key());
-      insert({.message = *current_, .behind = behind, .due = due, .attempts = {stamped(attempt)}});
+      insert({.message = *current_,
+              .behind = behind,
+              .due = due,
+              .attempts = {stamped(attempt)},
+              .first = started_,
+              .delay = delay});
     }
     close();
   }
@@ -186,7 +197,10 @@ class MemorySession final : public Datastore::Session {
  private:
   static StoreState::Identity identity(const Message& message) { return {message.event.source, message.id()}; }
   StoreState::Group& group() { return state_->groups[name_]; }
-  [[nodiscard]] std::string now() const { return format_time(state_->clock.now()); }
+  void start() {
+    started_ = state_->clock.now();
+    started_at_ = format_time(started_);
+  }
 
   [[nodiscard]] StoreState::TimePoint later(milliseconds delay) const {
     const StoreState::TimePoint start = state_->clock.now();
@@ -290,6 +304,7 @@ class MemorySession final : public Datastore::Session {
   std::optional<Message> current_;
   std::vector<Message> batch_;
   std::uint64_t sequence_ = 0;  ///< of the parked message in work; 0: a fresh one
+  StoreState::TimePoint started_{};
   std::string started_at_;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <map>
@@ -30,6 +31,8 @@ struct StoreState {
     bool in_work = false;
     TimePoint due{};
     std::vector<Attempt> attempts{};
+    TimePoint first{};                   ///< when the first attempt began
+    std::chrono::milliseconds delay{0};  ///< after the last
   };
   struct Group {
     std::map<Identity, Mark> inbox;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "penstock/beacon.hpp"
+#include "penstock/bulkhead.hpp"
 #include "penstock/conduit.hpp"
 #include "penstock/consumer.hpp"
 #include "penstock/dead_letter.hpp"
@@ -20,6 +21,7 @@
 #include "penstock/migrate.hpp"
 #include "penstock/outbox.hpp"
 #include "penstock/postgres_datastore.hpp"
+#include "penstock/rate_limit.hpp"
 #include "penstock/relay.hpp"
 #include "penstock/replay.hpp"
 #include "penstock/testing/manual_clock.hpp"

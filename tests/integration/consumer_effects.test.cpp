@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <map>
@@ -186,6 +187,52 @@ TEST_F(ConsumerEffects, Rule14_TheNextAttemptAndItsHistoryAreInTheRow) {
   EXPECT_EQ(count("parked"), 1);
 }
 
+TEST_F(ConsumerEffects, Rule14_AMessagesPastIsMeasuredByTheDatabase) {
+  options.retry = RetryPolicy::fixed(10min).attempts(1'000).within(1h);
+  const auto consumer = run([](const Message&, Context&) { return Verdict::retry("away"); });
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return consumer->status().parked == 1; }));
+  // As if it had happened earlier: the row tells, whichever process looks.
+  const auto earlier = [&](const std::string& minutes) {
+    schema.exec("UPDATE " + schema.table("parked") + " SET next_attempt_at = now(), attempts = jsonb_set(attempts, '{0,at}'," +
+                " to_jsonb((now() - interval '" + minutes + " minutes')::text))");
+  };
+  earlier("40");
+  ASSERT_TRUE(eventually([&] { return consumer->status().parked == 2; }));
+  EXPECT_EQ(count("dead_letters"), 0);
+  earlier("51");
+  ASSERT_TRUE(eventually([&] { return count("dead_letters", "reason = 'out of time: away'") == 1; }));
+  EXPECT_EQ(count("dead_letters", "jsonb_array_length(attempts) = 3"), 1);
+}
+
+TEST_F(ConsumerEffects, Rule21_AnUnknownVersionIsParkedAndBurnsNoAttempt) {
+  options.retry = RetryPolicy::none();
+  std::atomic<int> calls{0};
+  std::atomic<int> highest{0};
+  const auto consumer = run([&](const Message& message, Context& context) {
+    highest = std::max(highest.load(), context.attempt());
+    if (++calls < 4) {
+      return Verdict::unknown_version("shop.order.placed.v3", 10ms);
+    }
+    effect(message, context);
+    return Verdict::done();
+  });
+  script->deliver(numbered("new", 1));
+  ASSERT_TRUE(eventually([&] { return count("effects") == 1; }));
+  EXPECT_EQ(highest, 1);
+  EXPECT_EQ(count("audit", "outcome = 'parked' AND attempt = 0"), 3);
+  EXPECT_EQ(count("dead_letters"), 0);
+  // Until its time is over, which is counted from its first attempt, by the database's clock.
+  calls = -1'000;
+  script->deliver(numbered("newer", 1));
+  ASSERT_TRUE(eventually([&] { return count("parked", "jsonb_array_length(attempts) >= 2") == 1; }));
+  ASSERT_TRUE(eventually([&] {
+    schema.exec("UPDATE " + schema.table("parked") + " SET attempts = jsonb_set(attempts, '{0,at}'," +
+                " to_jsonb((now() - interval '25 hours')::text))");
+    return count("dead_letters", "reason = 'postponed too long: unknown version: shop.order.placed.v3'") == 1;
+  }));
+}
+
 TEST_F(ConsumerEffects, Rule15_SuccessorsWaitInOrderAndOtherKeysFlow) {
   options.workers = {4, 4};
   options.retry = RetryPolicy::fixed(100ms).attempts(4);
@@ -216,6 +263,7 @@ TEST_F(ConsumerEffects, Rule15_SuccessorsWaitInOrderAndOtherKeysFlow) {
 TEST_F(ConsumerEffects, Rule15_ParkedMessagesAreNoneOfTheIntakes) {
   options.in_flight = 4;
   options.retry = RetryPolicy::fixed(1h).attempts(3);
+  options.systemic.rejected = 0;
   const auto consumer = run([&](const Message& message, Context& context) {
     if (message.key().empty() || message.key() == "bad") return Verdict::retry("no");
     effect(message, context);

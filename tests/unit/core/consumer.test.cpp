@@ -153,6 +153,7 @@ TEST_F(ConsumerTest, Rule14_StopIsNeitherSuccessNorAFailedAttempt) {
 TEST_F(ConsumerTest, Rule15_ParkedMessagesDoNotCountAgainstIntakeAndBlockNoOtherKey) {
   options.in_flight = 2;
   options.retry = RetryPolicy::fixed(1h).attempts(3);
+  options.systemic.rejected = 0;
   const auto consumer = run([&](const Message& message, Context&) {
     if (message.key().starts_with("bad")) return Verdict::retry("no");
     seen.add(message.id());
