@@ -24,9 +24,12 @@
 #include "penstock/rate_limit.hpp"
 #include "penstock/relay.hpp"
 #include "penstock/replay.hpp"
+#include "penstock/testing/check_idempotent.hpp"
 #include "penstock/testing/manual_clock.hpp"
 #include "penstock/testing/memory_broker.hpp"
 #include "penstock/testing/memory_datastore.hpp"
+#include "penstock/testing/scenario.hpp"
+#include "penstock/testing/scripted_provider.hpp"
 
 // NOLINTBEGIN: names that stand for the reader's own.
 using namespace std::chrono_literals;

@@ -15,6 +15,7 @@
 
 #include "penstock/consumer.hpp"
 #include "penstock/postgres_datastore.hpp"
+#include "penstock/testing/check_idempotent.hpp"
 #include "support/consumer_run.hpp"
 #include "support/postgres.hpp"
 #include "support/processes.hpp"
@@ -425,6 +426,37 @@ TEST_F(ConsumerEffects, Rule14_StopIsNeitherSuccessNorAFailedAttempt) {
   EXPECT_TRUE(consumer->stop());
   EXPECT_TRUE(script->acked().empty());
   EXPECT_EQ(count("effects") + count("inbox") + count("parked") + count("audit"), 0);
+}
+
+TEST_F(ConsumerEffects, Rule10_AHandlerIsProvedIdempotentOnPostgres) {
+  const testing::IdempotenceCheck check{
+      .given = {numbered("a", 1), numbered("b", 1), numbered("a", 2)},
+      .fresh =
+          [&] {
+            schema.exec("TRUNCATE " + effects + ", " + schema.table("inbox") + ", " + schema.table("parked"));
+            return std::make_unique<PostgresDatastore>(postgres_url(), PostgresDatastoreOptions{.schema = schema.name()});
+          },
+      .tables =
+          [&] {
+            pqxx::connection connection{postgres_url()};
+            pqxx::work tx{connection};
+            return testing::rows_of(tx, {"SELECT id, key FROM " + effects});
+          }};
+  EXPECT_EQ(testing::check_idempotent(
+                [&](const Message& message, Context& context) {
+                  effect(message, context);
+                  return Verdict::done();
+                },
+                check),
+            "");
+  // One that writes beside the transaction: what it wrote stays when the process dies.
+  EXPECT_EQ(testing::check_idempotent(
+                [&](const Message& message, Context&) {
+                  schema.exec("INSERT INTO " + effects + "(id, key) VALUES ('" + message.id() + "', 'outside')");
+                  return Verdict::done();
+                },
+                check),
+            "when the process died before commit 1 of 3 (seed 42):\n+ SELECT id, key FROM " + effects + ": (a-1,outside)\n");
 }
 
 TEST_F(ConsumerEffects, DrainsUnderLoadAndTheNextConsumerDoesTheRestOnce) {
