@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -17,6 +18,12 @@ class transaction_base;
 namespace penstock {
 
 struct Message;
+
+/// An event that is to be emitted later.
+struct ScheduledEvent {
+  Event event{};
+  std::chrono::milliseconds delay{0};  ///< from the commit of the effect, by the store's clock
+};
 
 /// What a handler has beside its message: the transaction, a way to emit events, and its attempt.
 ///
@@ -39,6 +46,10 @@ class PENSTOCK_EXPORT Context {
   /// and `traceparent` from the message; `causation_id` its id; `time` is the
   /// datastore's to set. Throws InvalidEvent.
   void emit(Event event);
+  /// As above, and the event is emitted no earlier than `delay` from now, by the store's clock: until then it is parked there,
+  /// holds up no key, and a restart forgets nothing. Some consumer of the group must run then. Its place among other events of
+  /// its key is that of its emission. Needs a Datastore: without one the handler has failed.
+  void emit(Event event, std::chrono::milliseconds delay);
 
   /// Which attempt this is, from 1.
   [[nodiscard]] int attempt() const noexcept { return attempt_; }
@@ -55,8 +66,11 @@ class PENSTOCK_EXPORT Context {
 
   /// What was emitted so far. For the engine and for tests.
   [[nodiscard]] const std::vector<Event>& emitted() const noexcept { return emitted_; }
+  [[nodiscard]] const std::vector<ScheduledEvent>& scheduled() const noexcept { return scheduled_; }
 
  private:
+  [[nodiscard]] Event completed(Event event) const;
+
   const Message& message_;
   std::string group_;
   std::string source_;
@@ -66,6 +80,7 @@ class PENSTOCK_EXPORT Context {
   std::optional<Clock::TimePoint> deadline_;
   mutable std::string idempotency_key_;  ///< made when it is asked for
   std::vector<Event> emitted_;
+  std::vector<ScheduledEvent> scheduled_;
 };
 
 }  // namespace penstock

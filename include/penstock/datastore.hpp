@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "penstock/context.hpp"
 #include "penstock/dead_letter.hpp"
 
 namespace pqxx {
@@ -54,6 +55,7 @@ class PENSTOCK_EXPORT Datastore {
     bool late = false;                     ///< it should have been begun a second ago, or was, by somebody who died
     std::chrono::milliseconds elapsed{0};  ///< since its first attempt began, by the store's clock
     std::optional<std::chrono::milliseconds> previous{};  ///< the delay before this attempt, if it is no first one
+    bool scheduled = false;  ///< it is an event whose time to be emitted has come, and nothing for a handler
   };
   struct Begun {
     int times = 0;
@@ -87,6 +89,10 @@ class PENSTOCK_EXPORT Datastore {
     /// Looks at what a handler threw: throws DatastoreUnavailable or TransactionConflict when it was the store that failed, and
     /// returns when it was the handler.
     virtual void classify(const std::exception_ptr& thrown) { static_cast<void>(thrown); }
+
+    /// Parks events in the open transaction, to be emitted later: before `complete`, and undone with the handler's work. Throws
+    /// as `complete` does. The default throws std::logic_error.
+    virtual void schedule(std::span<const ScheduledEvent> events);
 
     /// Writes emitted events, audit row and checkpoint, and commits. For a parked message also removes it and releases its
     /// successor. Throws CommitInDoubt; anything else it throws is the handler's fault (a deferred constraint, an event that

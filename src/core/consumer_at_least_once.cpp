@@ -65,7 +65,10 @@ class WithoutDatastore final : public Processor {
     Context context{message, shared_.options.group, shared_.options.source, entry.attempts + 1,
                     nullptr, run.token(),           run.deadline()};
     Handled handled = run_handler(shared_, message, context, run, [](const std::exception_ptr&) {});
-    if (handled.verdict.kind() == Verdict::Kind::done) {
+    if (handled.verdict.kind() == Verdict::Kind::done && !context.scheduled().empty()) {
+      handled.verdict = Verdict::retry("the handler emits an event with a delay, and there is no Datastore that could keep it");
+      handled.attempt.error = handled.verdict.reason();
+    } else if (handled.verdict.kind() == Verdict::Kind::done) {
       if (context.emitted().empty()) {
         return done(entry);
       }

@@ -328,14 +328,20 @@ bool Batches::run_all(BatchRun& run, Members& members, const std::stop_token& st
 
 void Batches::commit(BatchRun& run, Members& members) {
   std::vector<Datastore::Completed> done;
+  std::vector<ScheduledEvent> scheduled;
   for (const Member& member : members) {
     if (member.done) {
+      const std::vector<ScheduledEvent>& later = member.context->scheduled();
+      scheduled.insert(scheduled.end(), later.begin(), later.end());
       done.push_back({&run.entry(member.number).message, member.context->emitted(), member.attempt});
     }
   }
   if (done.empty()) {
     session_.abandon();
     return;
+  }
+  if (!scheduled.empty()) {
+    session_.schedule(scheduled);
   }
   session_.complete_batch(done);
   for (const Member& member : members) {

@@ -107,6 +107,9 @@ class ExactlyOnce final : public Processor {
           bury(due->message, Attempt{.number = due->attempt, .error = defect, .host = shared_.host}, defect);
           return Fate{};
         }
+        if (due->scheduled) {
+          return emit(*due);
+        }
         if (due->late && crashed(*due, stay)) {
           return Fate{};
         }
@@ -213,6 +216,9 @@ class ExactlyOnce final : public Processor {
     Attempt& attempt = handled.attempt;
     if (handled.verdict.kind() == Verdict::Kind::done) {
       try {
+        if (!context.scheduled().empty()) {
+          session_->schedule(context.scheduled());
+        }
         session_->complete(context.emitted(), attempt);
         ++shared_.journal.done;
         return {};
@@ -247,6 +253,25 @@ class ExactlyOnce final : public Processor {
     session_->park(attempt, decision.delay);
     ++shared_.journal.parked;
     return {.ack = true};
+  }
+
+  /// An event that was emitted with a delay, when its time has come.
+  Fate emit(const Datastore::Due& due) {
+    Attempt attempt{.number = due.attempt, .host = shared_.host};
+    try {
+      session_->complete({&due.message.event, 1}, attempt);
+      return {};
+    } catch (const DatastoreUnavailable&) {
+      throw;
+    } catch (const TransactionConflict&) {
+      throw;
+    } catch (const CommitInDoubt&) {
+      throw;
+    } catch (const std::exception& error) {
+      attempt.error = cleaned(error.what());
+    }
+    bury(due.message, attempt, "cannot be emitted: " + attempt.error);
+    return {};
   }
 
   void bury(const Message& message, const Attempt& attempt, const std::string& reason) {

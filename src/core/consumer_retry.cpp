@@ -16,7 +16,7 @@ using std::chrono::milliseconds;
 
 /// What was refused together comes back one after the other.
 milliseconds spread(milliseconds delay, Random& random) {
-  const auto quarter = static_cast<double>(delay.count() / 4);
+  const double quarter = static_cast<double>(delay.count()) / 4;
   return delay + milliseconds{static_cast<milliseconds::rep>(random.unit() * quarter)};
 }
 

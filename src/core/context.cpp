@@ -37,9 +37,20 @@ const std::string& Context::idempotency_key() const {
   return idempotency_key_;
 }
 
-void Context::emit(Event event) {
+void Context::emit(Event event) { emitted_.push_back(completed(std::move(event))); }
+
+void Context::emit(Event event, std::chrono::milliseconds delay) {
+  if (delay <= std::chrono::milliseconds{0}) {
+    emit(std::move(event));
+  } else {
+    scheduled_.push_back({completed(std::move(event)), delay});
+  }
+}
+
+Event Context::completed(Event event) const {
   const Event& cause = message_.event;
-  if (event.id.empty()) event.id = derived_id(group_, cause.source, cause.id, static_cast<int>(emitted_.size()));
+  const std::size_t position = emitted_.size() + scheduled_.size();
+  if (event.id.empty()) event.id = derived_id(group_, cause.source, cause.id, static_cast<int>(position));
   if (event.source.empty()) event.source = source_.empty() ? "/penstock/" + group_ : source_;
   if (event.content_type.empty() && event.data) event.content_type = "application/json";
   if (event.correlation_id.empty()) event.correlation_id = cause.correlation_id.empty() ? cause.id : cause.correlation_id;
@@ -49,7 +60,7 @@ void Context::emit(Event event) {
     event.tracestate = cause.tracestate;
   }
   validate(event);
-  emitted_.push_back(std::move(event));
+  return event;
 }
 
 }  // namespace penstock

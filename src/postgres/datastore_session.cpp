@@ -19,6 +19,8 @@ namespace {
 
 using std::chrono::milliseconds;
 
+/// In the place of a backend: an event that waits to be emitted.
+constexpr const char* scheduled = "scheduled";
 /// A head that is settled between the look without the lock and the look with it lets the message in at the next try.
 constexpr int most_begins = 10;
 constexpr milliseconds longest_delay = std::chrono::hours{24 * 365 * 10};
@@ -72,7 +74,9 @@ Message message_of(const pqxx::row& row) {
   message.event.source = row["source"].as<std::string>();
   message.event.id = row["event_id"].as<std::string>();
   message.event.type = row["type"].as<std::string>();
-  message.event.key = row["key"].as<std::string>("");
+  if (message.origin.backend != scheduled) {
+    message.event.key = row["key"].as<std::string>("");
+  }
   return message;
 }
 
@@ -380,6 +384,10 @@ std::optional<Datastore::Due> PostgresSession::begin_due() {
     const bool late = result[0]["late"].as<bool>();
     current_->origin.redelivered = current_->origin.redelivered || late;
     Datastore::Due due{.message = *current_, .attempt = attempt_, .late = late};
+    due.scheduled = current_->origin.backend == scheduled;
+    if (due.scheduled) {
+      current_->event.key.clear();  // it waits in no key's line, so it releases none
+    }
     if (!result[0]["elapsed"].is_null()) {
       due.elapsed = milliseconds{std::max<std::int64_t>(0, result[0]["elapsed"].as<std::int64_t>())};
       due.previous = milliseconds{std::max<std::int64_t>(0, result[0]["previous"].as<std::int64_t>())};
@@ -409,6 +417,23 @@ bool PostgresSession::settled(const Message& message) {
 
 // --- settlement -------------------------------------------------------------------------------------------------------------
 
+void PostgresSession::schedule(std::span<const ScheduledEvent> events) {
+  guarded(Stage::handlers, [&] {
+    std::string rows;
+    for (const ScheduledEvent& each : events) {
+      Message message;
+      message.event = each.event;
+      message.event.key.clear();
+      message.wire = encode(each.event, Binding::kafka);
+      message.origin.backend = scheduled;
+      Literals values = literals(message);
+      values.wire(message).number("delay", std::clamp(each.delay, milliseconds{0}, longest_delay).count());
+      rows += values.in(sql::schedule);
+    }
+    tx()->exec(rows);
+  });
+}
+
 void PostgresSession::complete(std::span<const Event> emitted, const Attempt& attempt) {
   std::string text;
   guarded(Stage::handlers, [&] {
@@ -421,7 +446,7 @@ void PostgresSession::complete(std::span<const Event> emitted, const Attempt& at
       text += done_text(attempt);
     } else {
       Literals values = literals(*current_);
-      values.attempt(*current_, stamped(attempt), "done");
+      values.attempt(*current_, stamped(attempt), current_->origin.backend == scheduled ? "emitted" : "done");
       text += settle_note(values) + key_lock(values) + values.number("seq", seq_).in(sql::complete_due) + ";\n";
     }
   });

@@ -34,6 +34,7 @@ class PostgresSession final : public Datastore::Session {
   std::size_t due(std::size_t limit) override;
   pqxx::transaction_base* tx() override;
   void classify(const std::exception_ptr& thrown) override;
+  void schedule(std::span<const ScheduledEvent> events) override;
   void complete(std::span<const Event> emitted, const Attempt& attempt) override;
   void park(const Attempt& attempt, std::chrono::milliseconds delay) override;
   void bury(const Attempt& attempt, const std::string& reason) override;

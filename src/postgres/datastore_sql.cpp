@@ -172,6 +172,11 @@ const std::string_view count_due =
     "SELECT count(*) FROM (SELECT FROM @schema@.parked WHERE consumer_group = {group} AND NOT behind"
     " AND next_attempt_at <= now() LIMIT {limit}) AS due";
 
+// In no key's line: what it waits for is its time alone.
+const std::string_view schedule = PENSTOCK_PARKED_COLUMNS
+    "VALUES ({group}, NULL, false, clock_timestamp() + {delay} * interval '1 millisecond', 1, '[]', " PENSTOCK_PARKED_ORIGIN
+    ");\n";
+
 const std::string_view complete_due = "WITH " PENSTOCK_AUDIT("") ", " PENSTOCK_RELEASE("'done'") " SELECT 1";
 
 // Another session may have parked an earlier message of the key meanwhile; then this one waits behind it.

@@ -54,6 +54,7 @@ extern const std::string_view park_behind;     ///< a row if an earlier one of t
 extern const std::string_view claim_due;       ///< the next due one, locked
 extern const std::string_view reclaim;         ///< locks it again; a row if it is as it was
 extern const std::string_view count_due;       ///< at most {limit}
+extern const std::string_view schedule;        ///< an event to be emitted after {delay}
 extern const std::string_view complete_due;    ///< audit row; gone from `parked`, its successor due
 extern const std::string_view park;            ///< inbox mark and parked row; a row if the mark was free
 extern const std::string_view park_again;      ///< the next attempt's time and the history

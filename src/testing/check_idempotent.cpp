@@ -105,7 +105,7 @@ class Checker {
       const std::vector<std::string> none;
       const std::vector<std::string>& others = found == other.end() ? none : found->second;
       std::set_difference(rows.begin(), rows.end(), others.begin(), others.end(), std::back_inserter(only));
-      for (const std::string& row : only) text += sign + " " + name + ": " + row + "\n";
+      for (const std::string& row : only) text.append(sign).append(" ").append(name).append(": ").append(row).append("\n");
     }
     return text;
   }

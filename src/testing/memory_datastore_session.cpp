@@ -57,10 +57,12 @@ class MemorySession final : public Datastore::Session {
       current_ = parked.message;
       start();
       if (parked.attempts.empty()) {
-        return Datastore::Due{*current_};
+        return Datastore::Due{.message = *current_, .scheduled = parked.scheduled};
       }
-      return Datastore::Due{*current_, parked.attempts.back().number + 1,
-                            std::chrono::duration_cast<milliseconds>(started_ - parked.first), parked.delay};
+      return Datastore::Due{.message = *current_,
+                            .attempt = parked.attempts.back().number + 1,
+                            .elapsed = std::chrono::duration_cast<milliseconds>(started_ - parked.first),
+                            .previous = parked.delay};
     }
     return std::nullopt;
   }
@@ -80,12 +82,19 @@ class MemorySession final : public Datastore::Session {
 
   pqxx::transaction_base* tx() override { return nullptr; }
 
+  void schedule(std::span<const ScheduledEvent> events) override {
+    const std::lock_guard guard{state_->mutex};
+    require_store();
+    scheduled_.assign(events.begin(), events.end());
+  }
+
   void complete(std::span<const Event> emitted, const Attempt& /*attempt*/) override {
     const std::lock_guard guard{state_->mutex};
     require_open();
     for (const Event& event : emitted) {
       state_->append(event, event.type);
     }
+    park_scheduled();
     settle(StoreState::Mark::done);
   }
 
@@ -184,6 +193,7 @@ class MemorySession final : public Datastore::Session {
       }
       group().inbox[identity(*message)] = StoreState::Mark::done;
     }
+    park_scheduled();
     undo_all();  // of what is left
   }
 
@@ -231,9 +241,20 @@ class MemorySession final : public Datastore::Session {
     }
   }
 
+  void park_scheduled() {
+    for (ScheduledEvent& each : scheduled_) {
+      Message message;
+      message.event = std::move(each.event);
+      message.wire = encode(message.event, Binding::kafka);
+      message.origin.backend = "scheduled";
+      insert({.message = std::move(message), .scheduled = true, .due = later(each.delay)});
+    }
+    scheduled_.clear();
+  }
+
   void insert(StoreState::Parked parked) {
     const std::uint64_t sequence = state_->next_sequence++;
-    if (!parked.message.key().empty()) {
+    if (!parked.message.key().empty() && !parked.scheduled) {
       group().keys[parked.message.key()].insert(sequence);
     }
     if (!parked.behind) {
@@ -252,9 +273,12 @@ class MemorySession final : public Datastore::Session {
     group().inbox[identity(*current_)] = mark;
     if (sequence_ != 0) {
       const auto parked = group().parked.find(sequence_);
+      const bool scheduled = parked->second.scheduled;
       group().due.erase({parked->second.due, sequence_});
       group().parked.erase(parked);
-      release_successor(current_->key());
+      if (!scheduled) {
+        release_successor(current_->key());
+      }
     }
     close();
   }
@@ -277,6 +301,7 @@ class MemorySession final : public Datastore::Session {
   }
 
   void undo_all() noexcept {
+    scheduled_.clear();
     for (const Message& message : batch_) {
       if (const auto mark = group().inbox.find(identity(message)); mark->second == StoreState::Mark::open) {
         group().inbox.erase(mark);
@@ -296,6 +321,7 @@ class MemorySession final : public Datastore::Session {
 
   void close() noexcept {
     current_.reset();
+    scheduled_.clear();
     sequence_ = 0;
   }
 
@@ -303,6 +329,7 @@ class MemorySession final : public Datastore::Session {
   std::string name_;
   std::optional<Message> current_;
   std::vector<Message> batch_;
+  std::vector<ScheduledEvent> scheduled_;
   std::uint64_t sequence_ = 0;  ///< of the parked message in work; 0: a fresh one
   StoreState::TimePoint started_{};
   std::string started_at_;

@@ -28,6 +28,7 @@ struct StoreState {
   struct Parked {
     Message message{};
     bool behind = false;
+    bool scheduled = false;  ///< an event to be emitted: it stands in no key's line
     bool in_work = false;
     TimePoint due{};
     std::vector<Attempt> attempts{};

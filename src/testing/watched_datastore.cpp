@@ -2,6 +2,7 @@
 #include "testing/watched_datastore.hpp"
 
 #include <utility>
+#include <vector>
 
 namespace penstock::testing {
 
@@ -38,17 +39,9 @@ class WatchedDatastore::Watched final : public Datastore::Session {
   pqxx::transaction_base* tx() override { return within_->tx(); }
   void classify(const std::exception_ptr& thrown) override { within_->classify(thrown); }
 
+  void schedule(std::span<const ScheduledEvent> events) override { within_->schedule(events); }
   void complete(std::span<const Event> emitted, const Attempt& attempt) override {
-    const bool now = ++watch_.commits_ == watch_.commit_;
-    if (now && watch_.how_ == Cut::before) {
-      abandon();
-      throw DatastoreUnavailable{"cut off before the commit"};
-    }
-    within_->complete(emitted, attempt);
-    close();
-    if (now && watch_.how_ == Cut::after) {
-      throw DatastoreUnavailable{"cut off after the commit"};
-    }
+    completing([&] { within_->complete(emitted, attempt); });
   }
   void park(const Attempt& attempt, std::chrono::milliseconds delay) override {
     within_->park(attempt, delay);
@@ -62,6 +55,24 @@ class WatchedDatastore::Watched final : public Datastore::Session {
     within_->bury_malformed(message);
     close();
   }
+  std::vector<Admission> begin_batch(std::span<const Message* const> messages) override {
+    open();
+    try {
+      std::vector<Admission> admissions = within_->begin_batch(messages);
+      if (admissions.empty()) close();
+      return admissions;
+    } catch (...) {
+      close();
+      throw;
+    }
+  }
+  void savepoint() override { within_->savepoint(); }
+  void undo() override { within_->undo(); }
+  void complete_batch(std::span<const Completed> done) override {
+    completing([&] { within_->complete_batch(done); });
+  }
+  std::vector<Begun> begun(std::span<const Message* const> messages) override { return within_->begun(messages); }
+  void note_begun(std::span<const Message* const> messages) override { within_->note_begun(messages); }
   void abandon() noexcept override {
     within_->abandon();
     close();
@@ -69,6 +80,20 @@ class WatchedDatastore::Watched final : public Datastore::Session {
   bool settled(const Message& message) override { return within_->settled(message); }
 
  private:
+  template <class Work>
+  void completing(Work work) {
+    const bool now = ++watch_.commits_ == watch_.commit_;
+    if (now && watch_.how_ == Cut::before) {
+      abandon();
+      throw DatastoreUnavailable{"cut off before the commit"};
+    }
+    work();
+    close();
+    if (now && watch_.how_ == Cut::after) {
+      throw DatastoreUnavailable{"cut off after the commit"};
+    }
+  }
+
   void open() {
     ++watch_.begun_;
     if (!std::exchange(open_, true)) ++watch_.busy_;

@@ -428,6 +428,26 @@ TEST_F(ConsumerEffects, Rule14_StopIsNeitherSuccessNorAFailedAttempt) {
   EXPECT_EQ(count("effects") + count("inbox") + count("parked") + count("audit"), 0);
 }
 
+TEST_F(ConsumerEffects, AnEventEmittedWithADelayWaitsInPostgresAndHoldsUpNoKey) {
+  const auto consumer = run([&](const Message& message, Context& context) {
+    context.emit({.type = "test.expired.v1", .key = message.key(), .data = "\x01{}"}, message.id() == "a-1" ? 1h : 1ms);
+    return Verdict::done();
+  });
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 1; }));
+  EXPECT_EQ(count("parked", "key IS NULL AND backend = 'scheduled' AND next_attempt_at > now() + interval '55 minutes'"), 1);
+  EXPECT_EQ(count("outbox"), 0);
+  script->deliver(numbered("a", 2));  // the key is free, and what was scheduled for it is soon due
+  ASSERT_TRUE(eventually([&] { return count("outbox") == 1; }));
+  EXPECT_EQ(count("parked"), 1);
+  schema.exec("UPDATE " + schema.table("parked") + " SET next_attempt_at = now()");
+  ASSERT_TRUE(eventually([&] { return count("outbox") == 2; }));
+  EXPECT_EQ(count("parked"), 0);
+  EXPECT_EQ(count("outbox", "type = 'test.expired.v1' AND key = 'a' AND causation_id = 'a-1' AND data = '\\x017b7d'"), 1);
+  EXPECT_EQ(count("audit", "outcome = 'emitted'"), 2);
+  EXPECT_EQ(count("audit", "outcome = 'done'"), 2);
+}
+
 TEST_F(ConsumerEffects, Rule10_AHandlerIsProvedIdempotentOnPostgres) {
   const testing::IdempotenceCheck check{
       .given = {numbered("a", 1), numbered("b", 1), numbered("a", 2)},

@@ -72,6 +72,18 @@ TEST_F(ConsumerAtLeastOnce, EmittedEventsAreConfirmedBeforeTheMessageIsSettled) 
   EXPECT_THAT(seen.all(), ElementsAre("a-1")) << "published again, not handled again";
 }
 
+TEST_F(ConsumerAtLeastOnce, EmittingWithADelayIsAFailure) {
+  options.retry = RetryPolicy::none();
+  const auto consumer = run_without_store(channels, [](const Message&, Context& context) {
+    context.emit({.type = "test.followed.v1"}, 1s);
+    return Verdict::done();
+  });
+  script->deliver(numbered("a", 1));
+  ASSERT_TRUE(eventually([&] { return dead->stored().size() == 1; }));
+  EXPECT_THAT(consumer->status().last_error, HasSubstr("there is no Datastore that could keep it"));
+  EXPECT_TRUE(emits->stored().empty());
+}
+
 TEST_F(ConsumerAtLeastOnce, EmittingWithoutAChannelIsAFailure) {
   channels.emits = {};
   options.retry = RetryPolicy::none();

@@ -56,8 +56,9 @@ TEST(ScenarioTest, GivenWhenRunExpect) {
       .expect_emitted("shop.order.shipped.v1", "A-1")
       .expect_no_dead_letter()
       .expect_effect("it was charged once", [&] { return payments.effects() == std::vector<std::string>{"charge A-1"}; });
-  EXPECT_THAT(scenario.story(), HasSubstr("2026-01-01T00:00:00.000000Z  shop.shipment.requested.v1 given-1 of A-1, attempt 1: threw "
-                                          "payments: unavailable\n"));
+  EXPECT_THAT(scenario.story(),
+              HasSubstr("2026-01-01T00:00:00.000000Z  shop.shipment.requested.v1 given-1 of A-1, attempt 1: threw "
+                        "payments: unavailable\n"));
   EXPECT_EQ(payments.calls(), 3U);
 }
 
@@ -75,6 +76,36 @@ TEST(ScenarioTest, AnExpectationThatIsNotMetTellsTheStoryAndTheSeed) {
   EXPECT_THAT(unexpected([&] { scenario.expect_effect("it shipped", [] { return false; }); }),
               HasSubstr("it does not hold that it shipped"));
   EXPECT_EQ(unexpected([&] { scenario.expect_dead_letter("address").expect_nothing_emitted(); }), "as expected");
+}
+
+TEST(ScenarioTest, AnEventEmittedWithADelayComesAtItsTimeAndHoldsUpNoKey) {
+  Scenario scenario{[](const Message& order, Context& ctx) {
+                      ctx.emit({.type = "shop.order.accepted.v1", .key = order.key()});
+                      ctx.emit({.type = "shop.order.expired.v1", .key = order.key(), .data = "{}"}, 1h);
+                      return Verdict::done();
+                    },
+                    {}};
+  scenario.given(requested("A-1")).when_run().expect_parked(1);
+  EXPECT_EQ(scenario.emitted().size(), 1U);
+  scenario.given(requested("A-1")).when_run().expect_calls(2).expect_parked(2);  // the key is free
+  scenario.advance(59min);
+  EXPECT_EQ(scenario.emitted().size(), 2U);
+  scenario.advance(1min).expect_parked(0).expect_calls(2).expect_emitted("shop.order.expired.v1", "A-1");
+  const auto events = scenario.emitted();
+  ASSERT_EQ(events.size(), 4U);
+  EXPECT_EQ(events[2].data, "{}");
+  EXPECT_EQ(events[2].causation_id, "given-1");
+  EXPECT_NE(events[2].id, events[0].id);
+  EXPECT_GE(events[2].time, "2026-01-01T01:00:00");
+}
+
+TEST(ScenarioTest, WhatAFailedHandlerScheduledIsUndone) {
+  Scenario scenario{[](const Message& order, Context& ctx) {
+                      ctx.emit({.type = "shop.order.expired.v1", .key = order.key()}, 1h);
+                      return Verdict::reject("no");
+                    },
+                    {}};
+  scenario.given(requested("A-1")).when_run().expect_dead_letter("no").expect_parked(0);
 }
 
 /// The keys in the order in which their events were handled.
