@@ -18,7 +18,7 @@ milliseconds Breaker::left() {
 }
 
 Breaker::State Breaker::state() {
-  if (quiet()) {
+  if (!open_) {
     return State::closed;
   }
   const std::lock_guard guard{mutex_};
@@ -29,7 +29,7 @@ Breaker::State Breaker::state() {
 }
 
 milliseconds Breaker::retry_in() {
-  if (quiet()) {
+  if (!open_) {
     return milliseconds{0};
   }
   const std::lock_guard guard{mutex_};

@@ -43,8 +43,8 @@ class Breaker {
   Clock& clock_;
   Random& random_;
   FailureWindow window_;
-  bool open_ = false;  ///< or half open, when the pause is over
-  int opened_ = 0;     ///< in a row
+  std::atomic<bool> open_{false};  ///< or half open, when the pause is over; written under the mutex
+  int opened_ = 0;                 ///< in a row
   Clock::TimePoint since_{};
   std::chrono::milliseconds for_{0};
   std::atomic<bool> quiet_{true};

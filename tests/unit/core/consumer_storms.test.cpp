@@ -382,6 +382,25 @@ TEST_F(ConsumerStorms, Rule17_WithoutADatastoreToo) {
   EXPECT_EQ(dead->count, 19U);
 }
 
+TEST_F(ConsumerStorms, Rule17_InBatchesToo) {
+  options.batch = 16;
+  std::atomic<bool> broken{true};
+  const auto consumer = run([&](const Message& message, Context& context) {
+    if (broken) return Verdict::reject("schema lost");
+    context.emit({.type = "test.later.v1", .key = message.key()}, 1h);
+    return Verdict::done();
+  });
+  for (int i = 0; i < 100; ++i) script->deliver(numbered("k" + std::to_string(i), 1));
+  ASSERT_TRUE(eventually([&] { return consumer->status().systemic && script->paused(); }));
+  const std::size_t dead = store.dead_letters().size();
+  EXPECT_LT(dead, 20U);
+  broken = false;
+  ASSERT_TRUE(passes(5s, [&] { return consumer->status().done == 100 - dead; }));
+  EXPECT_EQ(store.dead_letters().size(), dead);
+  EXPECT_EQ(store.parked("shipping"), 100 - dead) << "what was scheduled in batches is kept";
+  ASSERT_TRUE(passes(1min, [&] { return store.emitted().size() == 100 - dead; }));
+}
+
 // --- messages that come too early -------------------------------------------------------------------------------------------
 
 TEST_F(ConsumerStorms, Rule21_AnUnknownVersionIsParkedAndBurnsNoAttempt) {
