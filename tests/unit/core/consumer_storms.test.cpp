@@ -501,6 +501,7 @@ TEST_F(ConsumerStorms, AProviderThatTheHandlerDependsOnPausesTheSource) {
   EXPECT_EQ(calls, 2);
   for (int i = 0; i < 50; ++i) clock.advance(1s);
   EXPECT_EQ(calls, 2) << "nobody comes before it is worth it";
+  EXPECT_EQ(consumer->status().parked, 2U) << "and what waits is not handled in order to be refused";
   ASSERT_TRUE(passes(1s, [&] { return calls == 3; })) << "one is tried";
   away = false;
   ASSERT_TRUE(passes(1s, [&] { return consumer->status().done == 10; }));
