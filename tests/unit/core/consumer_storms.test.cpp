@@ -300,13 +300,9 @@ TEST_F(ConsumerStorms, RetriesOverTheBudgetWaitForTheirTurn) {
       run([](const Message&, Context& context) { return context.attempt() == 1 ? Verdict::retry("once") : Verdict::done(); });
   for (int i = 0; i < 4; ++i) script->deliver(numbered("k" + std::to_string(i), 1));
   ASSERT_TRUE(eventually([&] { return consumer->status().parked == 4; }));
-  clock.advance(1ms);
-  clock.advance(200ms);
-  ASSERT_TRUE(eventually([&] { return consumer->status().done == 1; }));
-  clock.advance(700ms);  // 0.9 s
-  ASSERT_TRUE(eventually([&] { return store.parked("shipping") == 3; }));
-  clock.advance(200ms);
-  ASSERT_TRUE(eventually([&] { return consumer->status().done == 2; }));
+  ASSERT_TRUE(passes(1ms, [&] { return consumer->status().done == 1; }));
+  EXPECT_EQ(store.parked("shipping"), 3U);  // the next is due in a second
+  ASSERT_TRUE(passes(10ms, [&] { return consumer->status().done == 2; }));
   EXPECT_EQ(store.parked("shipping"), 2U);
   ASSERT_TRUE(passes(500ms, [&] { return consumer->status().done == 4; }));
 }
@@ -323,16 +319,19 @@ TEST_F(ConsumerStorms, Rule17_AHandlerThatFailsAtEverythingDeadLettersNothingMor
   });
   for (int i = 0; i < 100; ++i) script->deliver(numbered("k" + std::to_string(i), 1));
   ASSERT_TRUE(eventually([&] { return consumer->status().systemic && script->paused(); }));
-  const std::size_t dead = store.dead_letters().size();
-  EXPECT_LT(dead, 20U);
   EXPECT_TRUE(consumer->status().paused);
   EXPECT_THAT(consumer->status().pause_reason, HasSubstr("the handler fails"));
-  ASSERT_EQ(logger->errors().size(), 1U);
+  ASSERT_TRUE(eventually([&] { return logger->errors().size() == 1; }));
   EXPECT_THAT(logger->errors().front(), HasSubstr("nothing is dead-lettered any more"));
   EXPECT_THAT(logger->errors().front(), HasSubstr("schema lost"));
 
-  const std::uint64_t parked = consumer->status().parked;
+  // What the other workers had in hand is through by the first trial.
+  std::uint64_t parked = consumer->status().parked;
   ASSERT_TRUE(passes(5s, [&] { return consumer->status().parked >= parked + 5; })) << "one at a time is tried";
+  const std::size_t dead = store.dead_letters().size();
+  EXPECT_LT(dead, 20U);
+  parked = consumer->status().parked;
+  ASSERT_TRUE(passes(5s, [&] { return consumer->status().parked >= parked + 5; }));
   EXPECT_EQ(store.dead_letters().size(), dead);
   EXPECT_TRUE(consumer->status().systemic);
 
@@ -498,6 +497,7 @@ TEST_F(ConsumerStorms, AProviderThatTheHandlerDependsOnPausesTheSource) {
   for (int i = 0; i < 10; ++i) script->deliver(numbered("k" + std::to_string(i), 1));
   ASSERT_TRUE(eventually([&] { return script->paused(); }));
   EXPECT_EQ(consumer->status().pause_reason, "the circuit breaker of payments is open");
+  ASSERT_TRUE(eventually([&] { return consumer->status().parked == 2; }));
   EXPECT_EQ(calls, 2);
   for (int i = 0; i < 50; ++i) clock.advance(1s);
   EXPECT_EQ(calls, 2) << "nobody comes before it is worth it";
@@ -522,10 +522,9 @@ TEST_F(ConsumerStorms, ErrorsOfAClassHaveTheirOwnPolicy) {
   ASSERT_TRUE(eventually([&] { return store.dead_letters().size() == 1; }));
   EXPECT_EQ(store.dead_letters()[0].reason, "permanent: no funds");
   ASSERT_TRUE(eventually([&] { return consumer->status().parked == 2; }));
-  clock.advance(1s);
-  ASSERT_TRUE(eventually([&] { return store.dead_letters().size() == 2; }));
+  ASSERT_TRUE(passes(100ms, [&] { return store.dead_letters().size() == 2; }));
   EXPECT_EQ(store.dead_letters()[1].reason, "attempts exhausted: other");
-  clock.advance(59min);
+  clock.advance(50min);
   EXPECT_EQ(consumer->status().parked, 2U);
   ASSERT_TRUE(passes(1min, [&] { return consumer->status().parked == 3; }));
 }
