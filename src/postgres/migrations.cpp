@@ -581,19 +581,23 @@ CREATE FUNCTION @schema@.inbox_forgotten(in_group text, in_id text, event_time t
   LANGUAGE plpgsql AS $$
 DECLARE
   horizon date;
-  day integer;
+  day integer := @schema@.inbox_day(in_id);
 BEGIN
+  IF day >= pg_catalog.date_part('epoch', pg_catalog.now())::bigint / 86400 THEN
+    RETURN false;
+  END IF;
   SELECT h.forgotten INTO horizon FROM @schema@.inbox_horizon h WHERE h.consumer_group = in_group;
   IF NOT FOUND THEN
     RETURN false;
   END IF;
-  day := @schema@.inbox_day(in_id);
   IF day >= 0 THEN
     RETURN '1970-01-01'::pg_catalog.date OPERATOR(pg_catalog.+) day <= horizon;
   END IF;
-  RETURN coalesce((nullif(event_time, '')::pg_catalog.timestamptz AT TIME ZONE 'UTC')::pg_catalog.date <= horizon, false);
-EXCEPTION WHEN data_exception THEN  -- a time that only this server cannot read
-  RETURN false;
+  BEGIN
+    RETURN coalesce((nullif(event_time, '')::pg_catalog.timestamptz AT TIME ZONE 'UTC')::pg_catalog.date <= horizon, false);
+  EXCEPTION WHEN data_exception THEN  -- a time that this server cannot read
+    RETURN false;
+  END;
 END
 $$;
 
