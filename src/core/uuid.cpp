@@ -49,6 +49,18 @@ std::uint64_t millis_of(std::chrono::system_clock::time_point time) {
   return millis < 0 ? 0U : static_cast<std::uint64_t>(millis);
 }
 
+/// In the text form that is written here.
+bool is_uuid7(std::string_view text) noexcept {
+  constexpr std::string_view shape = "xxxxxxxx-xxxx-7xxx-nxxx-xxxxxxxxxxxx";
+  constexpr std::string_view hex = "0123456789abcdef";
+  if (text.size() != shape.size()) return false;
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    const std::string_view allowed = shape[i] == 'x' ? hex : shape[i] == 'n' ? std::string_view{"89ab"} : shape.substr(i, 1);
+    if (allowed.find(text[i]) == std::string_view::npos) return false;
+  }
+  return true;
+}
+
 /// Each field with its length before it, so that no two lists of fields read the same.
 void append_field(std::string& name, std::string_view field) {
   name += std::to_string(field.size());
@@ -96,7 +108,12 @@ std::string derived_id(std::string_view consumer, std::string_view source, std::
   append_field(name, source);
   append_field(name, id);
   name += std::to_string(position);
-  return uuid5(penstock_namespace, name);
+  std::string derived = uuid5(penstock_namespace, name);
+  if (is_uuid7(id)) {
+    derived.replace(0, 13, id.substr(0, 13));  // its time
+    derived[14] = '7';
+  }
+  return derived;
 }
 
 }  // namespace penstock

