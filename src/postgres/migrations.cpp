@@ -431,6 +431,11 @@ $$;
 CREATE TRIGGER letter_again BEFORE INSERT ON @schema@.dead_letters FOR EACH ROW WHEN (NEW.event_id IS NOT NULL)
   EXECUTE FUNCTION @schema@.letter_again();
 
+CREATE VIEW @schema@.checkpoint_status AS
+  SELECT consumer_group, channel, partition, max(position) AS position, sum(settled)::bigint AS settled,
+         max(updated_at) AS updated_at
+    FROM @schema@.checkpoints GROUP BY consumer_group, channel, partition;
+
 -- A replay. Letters up to `last_id` are dealt with, those after `up_to` are none of its; `next_at` keeps the rate.
 CREATE TABLE @schema@.replay_jobs (
   id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "penstock/checkpoints.hpp"
 #include "penstock/envelope.hpp"
 #include "penstock/outbox.hpp"
 #include "penstock/postgres_datastore.hpp"
@@ -415,6 +416,10 @@ TEST_F(RolesTest, AnOperatorReplaysAndDoesNotReadTheLogOrMoveACursor) {
     replace_all(sql, "@", schema_.name() + ".");
     EXPECT_FALSE(may(operator_, sql)) << sql;
   }
+  Checkpoints checkpoints{url_as(operator_), schema_.name()};
+  EXPECT_EQ(checkpoints.list().size(), 1U);
+  EXPECT_NO_THROW(checkpoints.seek(
+      {.group = "group", .channel = "jobs", .partition = -1, .position = 7, .who = "ada", .why = "test", .quiet = 0ms}));
   // Upkeep is one function and no right on a table.
   EXPECT_FALSE(upkeep(url_as(upkeep_), {.schema = schema_.name()}).busy);
   EXPECT_FALSE(may(upkeep_, "SELECT FROM " + schema_.table("inbox")));

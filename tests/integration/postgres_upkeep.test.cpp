@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "penstock/checkpoints.hpp"
 #include "penstock/consumer.hpp"
 #include "penstock/postgres_datastore.hpp"
 #include "penstock/random.hpp"
@@ -282,6 +283,47 @@ TEST_F(UpkeepTest, Rule10_AConsumerAcknowledgesWhatTheStoreRefuses) {
   ASSERT_TRUE(eventually([&] { return script->acked().size() == 2; }));
   EXPECT_EQ(consumer.status().dead, 1U);
   EXPECT_EQ(consumer.status().done, 1U);
+}
+
+TEST(CheckpointsTest, ASeekIsAuditedAndRefusedWhileTheGroupIsAtWork) {
+  const Schema schema{"seek"};
+  PostgresDatastore store{postgres_url(), {.schema = schema.name()}};
+  const Checkpoints checkpoints{postgres_url(), schema.name()};
+  EXPECT_THAT(checkpoints.list(), IsEmpty());
+  const auto session = store.session("g");
+  for (const int number : {1, 2}) {
+    Message message;
+    message.event = {.id = std::to_string(number), .source = "/s", .type = "t"};
+    message.wire = encode(message.event, Binding::kafka);
+    message.origin = {.backend = "kafka", .channel = "orders", .partition = number, .position = 40 + number};
+    ASSERT_EQ(session->begin(message), Datastore::Admission::fresh);
+    session->complete({}, {});
+  }
+  ASSERT_EQ(checkpoints.list().size(), 2U);
+  EXPECT_EQ(checkpoints.list()[1].position, 42);
+  EXPECT_EQ(checkpoints.list()[1].settled, 1);
+  SeekRequest request{.group = "g", .channel = "orders", .partition = 2, .position = 17, .who = "ada", .why = "skip the test"};
+  EXPECT_THROW(checkpoints.seek(request), std::runtime_error) << "it has just settled one";
+  {
+    pqxx::connection connection{postgres_url()};
+    pqxx::work tx{connection};
+    tx.exec("SELECT FROM " + schema.table("checkpoints") + " WHERE partition = 2 FOR UPDATE");
+    request.quiet = 0ms;
+    EXPECT_THROW(checkpoints.seek(request), std::runtime_error) << "it is settling one";
+  }
+  EXPECT_EQ(checkpoints.seek(request), 42);
+  EXPECT_EQ(checkpoints.list()[0].position, 41);
+  EXPECT_EQ(checkpoints.list()[1].position, 17);
+  EXPECT_EQ(checkpoints.list()[1].settled, 1);
+  EXPECT_EQ(schema.value("SELECT count(*) FROM " + schema.table("audit") +
+                         " WHERE outcome = 'seek' AND actor = 'ada' AND note = 'from 42: skip the test' AND position = 17"),
+            1);
+  request.partition = 9;
+  EXPECT_THROW(checkpoints.seek(request), std::invalid_argument);
+  request.position = -2;
+  EXPECT_THROW(checkpoints.seek(request), std::invalid_argument);
+  EXPECT_THROW(checkpoints.seek({.group = "g", .channel = "orders", .partition = 2, .position = 1, .who = "ada"}),
+               std::invalid_argument);
 }
 
 /// A schema as an older library has made and used it.
