@@ -383,7 +383,7 @@ ReplayStep replay_step(pqxx::connection& connection, const std::string& schema, 
   }
   const bool ended = letters.empty();
   move_on(tx, schema, job, letters.empty() ? job.last_id : letters[letters.size() - 1]["id"].as<std::int64_t>(),
-          letters.size() - failed, failed, last_error, ended);
+          static_cast<std::size_t>(letters.size()) - failed, failed, last_error, ended);
   tx.commit();
   return {.ended = ended};
 }

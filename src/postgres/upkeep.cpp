@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "postgres/connection.hpp"
 #include "postgres/pqxx_compat.hpp"
@@ -33,15 +34,16 @@ UpkeepReport upkeep(const std::string& url, const UpkeepOptions& options) {
   UpkeepReport report;
   for (;;) {
     pqxx::nontransaction tx{*connection};  // each step commits by itself
-    const auto done = postgres::run(tx, step, inbox, audit)[0][0];
-    if (done.is_null()) {
+    const auto answer = postgres::run(tx, step, inbox, audit);
+    if (answer[0][0].is_null()) {
       return report;
     }
-    if (done.as<std::string>() == "busy") {
+    auto done = answer[0][0].as<std::string>();
+    if (done == "busy") {
       report.busy = true;
       return report;
     }
-    report.done.push_back(done.as<std::string>());
+    report.done.push_back(std::move(done));
   }
 }
 
