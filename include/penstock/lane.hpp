@@ -38,7 +38,9 @@ struct LaneOptions {
 struct QueueSpec {
   enum class Kind : std::uint8_t { quorum, classic };
   std::string name{};
-  Kind kind = Kind::quorum;             ///< both are durable
+  Kind kind = Kind::quorum;  ///< both are durable
+  int priorities =
+      0;  ///< classic only: messages of a higher one, 0 to this (255 at most), come first; the header "amqp-priority"
   bool single_active_consumer = false;  ///< one member of the group at a time, so that order holds across processes
 };
 

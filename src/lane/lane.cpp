@@ -59,6 +59,7 @@ lane::Settings checked(LaneOptions options) {
 
 std::string wanted(const QueueSpec& queue) {
   std::string text = queue.kind == QueueSpec::Kind::quorum ? "a durable quorum queue" : "a durable classic queue";
+  if (queue.priorities > 0) text += " with priorities up to " + std::to_string(queue.priorities);
   if (queue.single_active_consumer) text += " with a single active consumer";
   return text;
 }
@@ -83,7 +84,10 @@ void Lane::declare(const QueueSpec& queue, std::chrono::milliseconds timeout) { 
 
 void Lane::declare(std::span<const QueueSpec> given, std::chrono::milliseconds timeout) {
   std::vector<QueueSpec> queues{given.begin(), given.end()};
-  for (QueueSpec& queue : queues) queue.name = impl_->settings.queue_of(queue.name);
+  for (QueueSpec& queue : queues) {
+    queue.name = impl_->settings.queue_of(queue.name);
+    lane::check_queue(queue);
+  }
   if (queues.empty()) return;
   const lane::Settings& settings = impl_->settings;
   const lane::SteadyTime deadline = Clock::now() + timeout;

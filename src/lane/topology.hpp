@@ -17,6 +17,9 @@ namespace penstock::lane {
 /// Throws std::invalid_argument for a name RabbitMQ would not take.
 void check_queue_name(std::string_view name);
 
+/// Throws std::invalid_argument, naming the field, for what no queue can be.
+void check_queue(const QueueSpec& queue);
+
 /// Makes sure of the durable queue over an open channel, which stays open. True when it was not there before: then messages
 /// are to be trusted to it after `settling` only. Throws AmqpError; the channel is closed then if it is `channel_only`.
 bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue);

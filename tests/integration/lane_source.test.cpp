@@ -318,6 +318,32 @@ TEST_F(LaneReceiving, EnvironmentsShareARabbitmqAndDoNotMeet) {
   }
 }
 
+TEST_F(LaneReceiving, AHigherPriorityComesFirst) {
+  const auto queue = fresh("priorities");
+  amqp_table_entry_t most{};  // as Lane declares it; declaring it anew would wait
+  most.key = support::RawAmqp::bytes("x-max-priority");
+  most.value.kind = AMQP_FIELD_KIND_I64;
+  most.value.value.i64 = 9;
+  support::RawAmqp{url()}.declare(queue, {most});
+  Lane lane{{.url = url()}};
+  lane.declare({.name = queue, .kind = QueueSpec::Kind::classic, .priorities = 9});
+  std::vector<Event> made = events(4);
+  made[1].headers = {{"amqp-priority", "5"}};
+  made[2].headers = {{"amqp-priority", "9"}};
+  store(lane, queue, made);
+  const auto source = lane.source(queue);
+  source->open("workers", nullptr);
+  std::vector<std::string> ids;
+  for (const Message& message : take(*source, 4)) {
+    ids.push_back(message.id());
+    source->ack(message);
+  }
+  EXPECT_EQ(ids, (std::vector<std::string>{made[2].id, made[1].id, made[0].id, made[3].id}));
+  source->close(10s);
+  EXPECT_THROW(lane.declare({.name = queue, .kind = QueueSpec::Kind::classic, .priorities = 3}), std::runtime_error);
+  EXPECT_THROW(lane.declare({.name = queue, .priorities = 9}), std::invalid_argument) << "a quorum queue has none";
+}
+
 TEST_F(LaneReceiving, OnlyOneMemberReceivesWhereASingleActiveConsumerIsAsked) {
   const auto queue = fresh();
   Lane lane{{.url = url()}};
