@@ -34,8 +34,14 @@ struct BeaconOptions {
 };
 
 struct StreamSpec {
+  enum class Retention : std::uint8_t {
+    limits,     ///< kept until age or size say otherwise
+    interest,   ///< until every group that exists has acknowledged; with none, what is confirmed is gone at once
+    work_queue  ///< until acknowledged, by the one group that it may have
+  };
   std::string name{};  ///< channel, stream and subject; [A-Za-z0-9_.-], where JetStream's own name has "=2E" for a dot
-  std::vector<std::string> subjects{};                                  ///< default: the name alone
+  std::vector<std::string> subjects{};  ///< default: the name alone
+  Retention retention = Retention::limits;
   std::chrono::nanoseconds max_age{0};                                  ///< 0: kept until other limits
   std::int64_t max_bytes = -1;                                          ///< -1: no limit; beyond it the oldest are dropped
   std::chrono::nanoseconds duplicate_window = std::chrono::minutes{2};  ///< how long JetStream remembers ids
@@ -43,6 +49,10 @@ struct StreamSpec {
 };
 
 struct BeaconSourceOptions {
+  /// Where a group begins that is new to the stream, in place of the stream's start: at this sequence …
+  std::optional<std::uint64_t> start_sequence{};
+  /// … or at the first message of this time or later, by the server's clock; one of the two.
+  std::optional<std::chrono::system_clock::time_point> start_time{};
   int max_ack_pending = 200;  ///< most messages delivered and not settled, over the whole group
   /// Redelivered when neither settled nor touched for so long. A Consumer touches by itself; leave it 15 s or more.
   std::chrono::milliseconds ack_wait{30'000};

@@ -43,6 +43,18 @@ std::string seconds(std::int64_t nanoseconds) {
   return std::to_string(nanoseconds) + " ns";
 }
 
+jsRetentionPolicy policy(StreamSpec::Retention retention) {
+  switch (retention) {
+    case StreamSpec::Retention::interest: return js_InterestPolicy;
+    case StreamSpec::Retention::work_queue: return js_WorkQueuePolicy;
+    default: return js_LimitsPolicy;
+  }
+}
+
+std::string shown(jsRetentionPolicy retention) {
+  return retention == js_InterestPolicy ? "interest" : retention == js_WorkQueuePolicy ? "work queue" : "limits";
+}
+
 std::optional<StreamInfoHandle> look_up(jsCtx* js, const std::string& stream) {
   jsStreamInfo* found = nullptr;
   jsErrCode code{};
@@ -64,7 +76,7 @@ void create(jsCtx* js, const StreamSpec& wanted, const std::string& stream) {
   config.Subjects = names.data();
   config.SubjectsLen = static_cast<int>(names.size());
   config.Storage = js_FileStorage;
-  config.Retention = js_LimitsPolicy;
+  config.Retention = policy(wanted.retention);
   config.MaxAge = wanted.max_age.count();
   config.MaxBytes = wanted.max_bytes;
   config.Duplicates = wanted.duplicate_window.count();
@@ -110,6 +122,7 @@ std::string difference(const StreamSpec& wanted, const jsStreamConfig& found) {
   std::set<std::string> subjects;
   for (int i = 0; i < found.SubjectsLen; ++i) subjects.insert(found.Subjects[i]);
   differ("subjects", list(subjects_of(wanted)), list(subjects));
+  differ("retention", shown(policy(wanted.retention)), shown(found.Retention));
   differ("max_age", seconds(wanted.max_age.count()), seconds(found.MaxAge));
   differ("max_bytes", std::to_string(std::max<std::int64_t>(wanted.max_bytes, -1)),
          std::to_string(found.MaxBytes == 0 ? -1 : found.MaxBytes));

@@ -63,6 +63,12 @@ class PullSource final : public Source {
         options_{options},
         logger_{std::move(logger)} {
     if (options.max_ack_pending < 1) throw std::invalid_argument{"Beacon: max_ack_pending must be at least 1"};
+    if (options.start_sequence && options.start_time) {
+      throw std::invalid_argument{"Beacon: start_sequence and start_time are two places to begin; give one of them"};
+    }
+    if (options.start_sequence == std::uint64_t{0}) {
+      throw std::invalid_argument{"Beacon: start_sequence is 0; sequences begin with 1"};
+    }
     if (options.ack_wait < milliseconds{1}) throw std::invalid_argument{"Beacon: ack_wait must be at least 1 ms"};
   }
   ~PullSource() override {
@@ -181,6 +187,21 @@ void PullSource::ensure_consumer() {
   jsConsumerConfig_Init(&config);
   config.Durable = durable_.c_str();
   config.DeliverPolicy = js_DeliverAll;
+  if (options_.start_sequence) {
+    config.DeliverPolicy = js_DeliverByStartSequence;
+    config.OptStartSeq = *options_.start_sequence;
+  } else if (options_.start_time) {
+    config.DeliverPolicy = js_DeliverByStartTime;
+    config.OptStartTime = std::chrono::duration_cast<nanoseconds>(options_.start_time->time_since_epoch()).count();
+  }
+  // A group that exists goes on where it is; where it began once cannot be changed and must be given as it was.
+  jsConsumerInfo* known = nullptr;
+  if (js_GetConsumerInfo(&known, js.get(), stream_.c_str(), durable_.c_str(), nullptr, nullptr) == NATS_OK) {
+    config.DeliverPolicy = known->Config->DeliverPolicy;
+    config.OptStartSeq = known->Config->OptStartSeq;
+    config.OptStartTime = known->Config->OptStartTime;
+  }
+  const ConsumerInfoHandle earlier{known};
   config.AckPolicy = js_AckExplicit;
   config.ReplayPolicy = js_ReplayInstant;
   config.AckWait = std::chrono::duration_cast<nanoseconds>(options_.ack_wait).count();

@@ -8,6 +8,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -128,6 +129,42 @@ TEST_F(BeaconSource, EnvironmentsShareAServerAndDoNotMeet) {
     EXPECT_EQ(raw.ack_pending(stream, beacon::durable_of(prefix + "workers")), 0) << "the consumer has the prefix, too";
     raw.remove(stream);
   }
+}
+
+TEST_F(BeaconSource, ANewGroupBeginsAtASequenceOrATimeAndThenGoesOn) {
+  store(beacon_, stream_, events(3));
+  std::this_thread::sleep_for(20ms);  // the server's clock and ours are one; both sides of the moment need messages
+  const auto moment = std::chrono::system_clock::now();
+  std::this_thread::sleep_for(20ms);
+  store(beacon_, stream_, events(2, 4));
+  const auto first = [&](const std::string& group, const BeaconSourceOptions& options) {
+    const auto source = beacon_.source(stream_, options);
+    source->open(group, nullptr);
+    const auto messages = take(*source, 1);
+    for (const auto& message : messages) source->ack(message);
+    source->close(5s);
+    return messages.empty() ? std::int64_t{-1} : messages[0].origin.position;
+  };
+  EXPECT_EQ(first("sequence", {.start_sequence = 3}), 3);
+  EXPECT_EQ(first("sequence", {.start_sequence = 1}), 4) << "it goes on, wherever new groups begin";
+  EXPECT_EQ(first("time", {.start_time = moment}), 4);
+  EXPECT_EQ(first("time", {}), 5);
+  EXPECT_THROW(static_cast<void>(beacon_.source(stream_, {.start_sequence = 1, .start_time = moment})), std::invalid_argument);
+  EXPECT_THROW(static_cast<void>(beacon_.source(stream_, {.start_sequence = 0})), std::invalid_argument);
+}
+
+TEST_F(BeaconSource, AWorkQueueForgetsWhatIsAcknowledged) {
+  const auto jobs = fresh("jobs");
+  beacon_.declare({.name = jobs, .retention = StreamSpec::Retention::work_queue});
+  EXPECT_THROW(beacon_.declare({.name = jobs}), std::runtime_error);
+  store(beacon_, jobs, events(2));
+  const auto source = beacon_.source(jobs);
+  source->open("workers", nullptr);
+  source->ack(take(*source, 2).front());
+  const beacon_test::Raw raw{shared_url()};
+  EXPECT_TRUE(eventually([&] { return raw.ids(jobs) == std::vector<std::string>{"2"}; }));
+  source->close(5s);
+  raw.remove(jobs);
 }
 
 TEST_F(BeaconSource, MembersOfAGroupShare) {

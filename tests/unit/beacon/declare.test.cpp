@@ -38,10 +38,12 @@ TEST(BeaconDeclare, EveryDifferenceNamesBothSides) {
   config.Duplicates = 1;
   config.Replicas = 3;
   config.Storage = js_MemoryStorage;
+  config.Retention = js_WorkQueuePolicy;
   const auto text = difference({.name = "orders", .max_age = 1h}, config);
   for (const char* part :
        {"subjects: wanted [orders], found [others]", "max_age: wanted 3600 s, found 5 s", "max_bytes: wanted -1, found 10",
-        "duplicate_window: wanted 120 s, found 1 ns", "replicas: wanted 1, found 3", "storage: wanted file, found memory"}) {
+        "duplicate_window: wanted 120 s, found 1 ns", "replicas: wanted 1, found 3", "storage: wanted file, found memory",
+        "retention: wanted limits, found work queue"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
   }
 }
