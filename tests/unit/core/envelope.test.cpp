@@ -412,6 +412,54 @@ TEST(KafkaBinding, ReadsWhatSdksWrite) {
   EXPECT_EQ(event.extensions.count("datacontenttype"), 0U);
 }
 
+TEST(Interoperability, WhatTheSdksOfGoJavaAndJavascriptSendToKafka) {
+  // sdk-go and sdk-java: attributes, extensions and content type as headers, in no order, times with nanoseconds.
+  const Wire binary{.key = "order-17",
+                    .headers = {{"ce_type", "com.example.order.placed"},
+                                {"content-type", "application/json"},
+                                {"ce_specversion", "1.0"},
+                                {"ce_subject", "caf\xC3\xA9 \xF0\x9F\x98\x80 100%25"},  // Kafka's binding has no escapes
+                                {"ce_id", "9f1c8d0e-3a55-4c52-a0b3-1f1f8e6f7a10"},
+                                {"ce_time", "2024-02-29T23:59:59.123456789+01:00"},
+                                {"ce_source", "https://example.com/orders?x=%C3%A9"},
+                                {"ce_sampledrate", "17"},
+                                {"ce_a1b2c3d4e5f6g7h8i9j0k", "a long name"},
+                                {"trace", "one"},
+                                {"trace", "two"},
+                                {"latin1", "caf\xE9"},  // bytes of another encoding
+                                {"utf16", std::string{"\xFF\xFEo\0", 4}},
+                                {"nothing", std::nullopt}},
+                    .payload = std::nullopt};
+  const Event event = decode(binary, Binding::kafka);
+  EXPECT_EQ(event.key, "order-17");
+  EXPECT_EQ(event.subject, "café 😀 100%25");
+  EXPECT_EQ(event.time, "2024-02-29T23:59:59.123456789+01:00");
+  EXPECT_EQ(event.source, "https://example.com/orders?x=%C3%A9");
+  EXPECT_EQ(event.extensions.at("sampledrate").as_integer(), 17);
+  EXPECT_EQ(event.extensions.at("a1b2c3d4e5f6g7h8i9j0k").text(), "a long name");
+  EXPECT_EQ(event.data, std::nullopt);
+  EXPECT_EQ(event.headers, (Headers{binary.headers.end() - 5, binary.headers.end()})) << "each of them, as it came";
+
+  // sdk-javascript and sdk-python, structured: another order of members, a space behind each colon, escapes of all beyond
+  // ASCII.
+  const Wire json{.key = std::nullopt,
+                  .headers = {{"content-type", "application/cloudevents+json; charset=utf-8"}},
+                  .payload = R"({"id": "9f1c8d0e-3a55-4c52-a0b3-1f1f8e6f7a10", "time": "2024-02-29T22:59:59.123Z", )"
+                             R"("type": "com.example.order.placed", "source": "/orders", "specversion": "1.0", )"
+                             R"("subject": "caf\u00e9 \ud83d\ude00", "sampledrate": 17, "urgent": true, "datacontenttype": )"
+                             R"("application/json", "data": {"name": "\u00c9milie", "amount": 1.10, "note": null}})"};
+  const Event structured_event = decode(json, Binding::kafka);
+  EXPECT_EQ(structured_event.subject, "café 😀");
+  EXPECT_EQ(structured_event.data, R"({"name": "\u00c9milie", "amount": 1.10, "note": null})");
+  EXPECT_EQ(structured_event.extensions.at("sampledrate").type(), ExtensionValue::Type::integer);
+  EXPECT_EQ(structured_event.extensions.at("urgent").type(), ExtensionValue::Type::boolean);
+
+  // An attribute in another encoding is no CloudEvent, and the reason names it; the bytes stay for the dead letter.
+  Wire broken = minimal_wire("ce_");
+  broken.headers.push_back({"ce_subject", "caf\xE9"});
+  EXPECT_THAT(why(broken, Binding::kafka), HasSubstr("subject"));
+}
+
 TEST(KafkaBinding, AnEmptyIdIsNone) {  // one SDK writes it
   Wire wire = minimal_wire("ce_");
   wire.headers[1].value = "";
