@@ -37,7 +37,12 @@ struct TopicSpec {
 
 struct ConduitSourceOptions {
   enum class Start : std::uint8_t { earliest, latest };
-  Start start = Start::earliest;                     ///< where a group without committed offsets begins
+  Start start = Start::earliest;  ///< where a group without committed offsets begins
+  /// … or at the first message that Kafka has of this time or later; for "2026-01-01T00:00Z": `parse_time`.
+  std::optional<std::chrono::system_clock::time_point> start_time{};
+  /// Reads what the topic holds when the source is first given partitions, and then has `finished`. A group's next source goes
+  /// on behind that; a replay has a group of its own.
+  bool until_end = false;
   std::map<std::string, std::string> properties{};   ///< librdkafka consumer properties, over ConduitOptions::properties
   std::chrono::milliseconds revoke_timeout{10'000};  ///< how long a rebalance waits for messages of the lost partitions in work
 };

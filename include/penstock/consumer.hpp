@@ -114,9 +114,9 @@ class PENSTOCK_EXPORT Consumer {
   Consumer(const Consumer&) = delete;
   Consumer& operator=(const Consumer&) = delete;
 
-  /// Blocks until `stop` is requested, then drains: intake stops, handlers that run may finish, what waits is given back, the
-  /// source is closed. True when that took no longer than `drain_timeout`; a handler that ignores its stop token is waited for
-  /// all the same, as a thread cannot be ended. Throws only for misuse.
+  /// Blocks until `stop` is requested or the source has finished, then drains: intake stops, handlers that run may finish, what
+  /// waits is given back, the source is closed. True when that took no longer than `drain_timeout`; a handler that ignores its
+  /// stop token is waited for all the same, as a thread cannot be ended. Throws only for misuse.
   bool run(std::stop_token stop);
 
   [[nodiscard]] ConsumerStatus status() const;

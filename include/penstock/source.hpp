@@ -85,6 +85,10 @@ class PENSTOCK_EXPORT Source {
   /// Still working on it: keeps the broker from redelivering (NATS AckWait). Nothing where the broker has no such limit.
   virtual void touch(const Message& message) { static_cast<void>(message); }
 
+  /// Nothing more will ever come, and all that came is settled: for a source with an end, as `ConduitSourceOptions::until_end`
+  /// makes one. From the thread that polls. `Consumer::run` returns then.
+  [[nodiscard]] virtual bool finished() const { return false; }
+
   /// Stops and resumes intake without giving up the subscription.
   virtual void pause(bool paused) = 0;
 

@@ -8,6 +8,7 @@ namespace penstock::conduit {
 
 void Assignment::add(const std::vector<std::int32_t>& partitions) {
   const std::lock_guard lock{mutex_};
+  given_ = true;
   for (const std::int32_t number : partitions) {
     Partition fresh;
     fresh.epoch = next_epoch_++;
@@ -18,11 +19,43 @@ void Assignment::add(const std::vector<std::int32_t>& partitions) {
 void Assignment::remove(const std::vector<std::int32_t>& partitions) {
   const std::lock_guard lock{mutex_};
   for (const std::int32_t number : partitions) partitions_.erase(number);
+  given_ = false;  // others may follow
 }
 
 void Assignment::clear() {
   const std::lock_guard lock{mutex_};
   partitions_.clear();
+  given_ = false;
+}
+
+void Assignment::set_ends(const Positions& ends) {
+  const std::lock_guard lock{mutex_};
+  ends_.emplace(ends.begin(), ends.end());
+}
+
+bool Assignment::has_ends() const {
+  const std::lock_guard lock{mutex_};
+  return ends_.has_value();
+}
+
+bool Assignment::is_end(std::int32_t partition, std::int64_t offset) const {
+  if (!ends_) return false;
+  const auto end = ends_->find(partition);
+  return end == ends_->end() || offset >= end->second;
+}
+
+void Assignment::read_to(std::int32_t partition, std::int64_t offset) {
+  const std::lock_guard lock{mutex_};
+  const auto found = partitions_.find(partition);
+  if (found != partitions_.end() && !found->second.retry && is_end(partition, offset)) found->second.at_end = true;
+}
+
+bool Assignment::finished() const {
+  const std::lock_guard lock{mutex_};
+  return ends_ && (given_ || !partitions_.empty()) &&
+         std::all_of(partitions_.begin(), partitions_.end(), [](const auto& entry) {
+           return entry.second.at_end && !entry.second.retry && entry.second.tracker.size() == 0;
+         });
 }
 
 std::optional<Assignment::Delivery> Assignment::deliver(std::int32_t partition, std::int64_t offset) {
@@ -30,6 +63,10 @@ std::optional<Assignment::Delivery> Assignment::deliver(std::int32_t partition, 
   const auto found = partitions_.find(partition);
   if (found == partitions_.end() || found->second.retry) return std::nullopt;
   Partition& held = found->second;
+  if (is_end(partition, offset)) {
+    held.at_end = true;
+    return std::nullopt;
+  }
   // Going back without having asked for it: the log was cut or the topic made anew. What was known of it is void.
   if (offset <= held.last_read) held.tracker = {};
   held.last_read = offset;
@@ -72,7 +109,7 @@ Assignment::Flow Assignment::flow(bool all_stopped) {
   const std::lock_guard lock{mutex_};
   Flow flow;
   for (auto& [number, partition] : partitions_) {
-    const bool stop = all_stopped || partition.retry || partition.tracker.size() >= most_remembered_;
+    const bool stop = all_stopped || partition.retry || partition.at_end || partition.tracker.size() >= most_remembered_;
     if (stop == partition.stopped) continue;
     partition.stopped = stop;
     (stop ? flow.stop : flow.start).push_back(number);
@@ -104,6 +141,7 @@ void Assignment::rewound(std::int32_t partition, std::int64_t offset, TimePoint 
   if (found->second.retry->offset != offset || found->second.retry->due > now) return;
   found->second.retry.reset();
   found->second.last_read = offset - 1;
+  found->second.at_end = false;
   found->second.epoch = next_epoch_++;
 }
 

@@ -30,6 +30,14 @@ class Assignment {
   void remove(const std::vector<std::int32_t>& partitions);
   void clear();
 
+  /// From now on only what lies before these ends is delivered; nothing of a partition that has none. For good.
+  void set_ends(const Positions& ends);
+  [[nodiscard]] bool has_ends() const;
+  /// The client has read up to there.
+  void read_to(std::int32_t partition, std::int64_t offset);
+  /// There are ends, partitions were given, and of those held now everything before its end is delivered and settled.
+  [[nodiscard]] bool finished() const;
+
   struct Delivery {
     std::uint64_t receipt = 0;
     bool redelivered = false;
@@ -82,8 +90,10 @@ class Assignment {
     std::uint64_t epoch = 0;
     std::int64_t taken = -1;  ///< the position last given out for commit
     bool stopped = false;     ///< what the client was told
+    bool at_end = false;
   };
 
+  [[nodiscard]] bool is_end(std::int32_t partition, std::int64_t offset) const;
   std::size_t in_work_locked(const std::vector<std::int32_t>& partitions) const;
   void take(std::int32_t number, Partition& partition, Positions& positions);
 
@@ -92,6 +102,8 @@ class Assignment {
   std::condition_variable changed_;
   std::map<std::int32_t, Partition> partitions_;
   std::map<std::int32_t, std::int64_t> highest_;  ///< delivered ever, by this source: what tells a redelivery
+  std::optional<std::map<std::int32_t, std::int64_t>> ends_;
+  bool given_ = false;  ///< partitions, perhaps none, and not taken away since
   std::uint64_t next_receipt_ = 1;
   std::uint64_t next_epoch_ = 1;
   std::uint64_t changes_ = 0;

@@ -57,6 +57,10 @@ GroupMember::GroupMember(const ConduitOptions& options, const ConduitSourceOptio
   const std::string reset = property_text(conf.get(), "auto.offset.reset");  // by any of its names
   from_end_ = reset == "latest" || reset == "largest" || reset == "end";
   from_start_ = reset == "earliest" || reset == "smallest" || reset == "beginning";
+  if (source.start_time) {
+    from_time_ = std::chrono::floor<std::chrono::milliseconds>(source.start_time->time_since_epoch()).count();
+  }
+  until_end_ = source.until_end;
   rd_kafka_conf_set_opaque(conf.get(), this);
   rd_kafka_conf_set_rebalance_cb(conf.get(), &GroupMember::on_rebalance);
   rd_kafka_conf_set_offset_commit_cb(conf.get(), &GroupMember::on_commit);
@@ -136,7 +140,7 @@ void GroupMember::serve() {
 }
 
 void GroupMember::handle_error(const rd_kafka_message_t& message) {
-  if (message.err == RD_KAFKA_RESP_ERR__PARTITION_EOF) return;
+  if (message.err == RD_KAFKA_RESP_ERR__PARTITION_EOF) return assignment_.read_to(message.partition, message.offset);
   const char* words = rd_kafka_message_errstr(&message);
   const std::string what = describe(message.err) + ": " + (words == nullptr ? "" : words);
   if (message.err == RD_KAFKA_RESP_ERR__FATAL) {
@@ -163,7 +167,8 @@ void GroupMember::rebalance(Rebalance event) {
 }
 
 void GroupMember::assigned(rd_kafka_topic_partition_list_t* partitions, bool cooperative) {
-  if ((from_start_ || from_end_) && !leaving_) find_start(partitions);
+  if (until_end_ && !leaving_ && !assignment_.has_ends()) find_ends();
+  if ((from_start_ || from_end_ || from_time_) && !leaving_) find_start(partitions);
   const std::vector<std::int32_t> added = numbers(partitions);
   assignment_.add(added);
   std::string problem;
@@ -214,8 +219,8 @@ void GroupMember::revoked(rd_kafka_topic_partition_list_t* partitions, bool coop
 /// background, and when the partition is given up meanwhile, it goes on to fetch it all the same: given back later, it may
 /// bring those messages, which others have handled and committed since.
 ///
-/// Where a group begins at the end, the end is committed. Otherwise what arrives before the first commit would be skipped when
-/// the group begins at the end once more, after a crash or a rebalance.
+/// Where a group begins at the end or at a time, that place is committed. Otherwise what arrives before the first commit would
+/// be skipped when the group begins at the end once more, after a crash or a rebalance.
 void GroupMember::find_start(rd_kafka_topic_partition_list_t* partitions) {
   if (partitions->cnt == 0) return;
   const auto until = SteadyClock::now() + kOffsetsWait;
@@ -227,6 +232,16 @@ void GroupMember::find_start(rd_kafka_topic_partition_list_t* partitions) {
     partition.err = RD_KAFKA_RESP_ERR_NO_ERROR;
     if (!unknown && partition.offset >= 0) continue;
     partition.offset = RD_KAFKA_OFFSET_INVALID;  // librdkafka asks again, and applies auto.offset.reset
+    if (from_time_) {
+      if (unknown || SteadyClock::now() >= until) return give_up("cannot ask for the offsets of the group");
+      const PartitionList one = list(std::vector<std::int32_t>{partition.partition});
+      if (!find_times(one.get(), until)) return give_up("cannot ask for the offsets of a time");
+      partition.offset = one->elems[0].offset;
+      if (partition.offset >= 0) {
+        ends.emplace_back(partition.partition, partition.offset);
+        continue;
+      }
+    }
     std::int64_t low = 0;
     std::int64_t high = 0;
     if (unknown || SteadyClock::now() >= until ||
@@ -234,10 +249,52 @@ void GroupMember::find_start(rd_kafka_topic_partition_list_t* partitions) {
                                          timeout_ms(until - SteadyClock::now())) != RD_KAFKA_RESP_ERR_NO_ERROR) {
       continue;
     }
-    partition.offset = from_end_ ? high : low;
-    if (from_end_) ends.emplace_back(partition.partition, high);
+    const bool at_end = from_end_ || from_time_;  // nothing is of that time or later yet
+    partition.offset = at_end ? high : low;
+    if (at_end) ends.emplace_back(partition.partition, high);
   }
   commit_and_wait(ends, SteadyClock::now() + kCommitWait);
+}
+
+/// The first offset of the time or later, for each; RD_KAFKA_OFFSET_END where there is none.
+bool GroupMember::find_times(rd_kafka_topic_partition_list_t* partitions, TimePoint until) {
+  for (int i = 0; i < partitions->cnt; ++i) partitions->elems[i].offset = *from_time_;
+  if (rd_kafka_offsets_for_times(client_.get(), partitions, timeout_ms(until - SteadyClock::now())) !=
+      RD_KAFKA_RESP_ERR_NO_ERROR) {
+    return false;
+  }
+  return std::all_of(partitions->elems, partitions->elems + partitions->cnt,
+                     [](const rd_kafka_topic_partition_t& partition) { return partition.err == RD_KAFKA_RESP_ERR_NO_ERROR; });
+}
+
+/// What the topic holds now is what a source with an end reads, through all rebalances to come.
+void GroupMember::find_ends() {
+  const auto until = SteadyClock::now() + kOffsetsWait;
+  const auto left = [until] { return timeout_ms(std::max<SteadyClock::duration>(until - SteadyClock::now(), 1ms)); };
+  const RdTopic topic{rd_kafka_topic_new(client_.get(), topic_.c_str(), nullptr)};
+  const rd_kafka_metadata_t* found = nullptr;
+  if (!topic || rd_kafka_metadata(client_.get(), 0, topic.get(), &found, left()) != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    return give_up("cannot ask for the partitions of the topic");
+  }
+  const std::unique_ptr<const rd_kafka_metadata_t, Deleter<rd_kafka_metadata_destroy>> metadata{found};
+  Assignment::Positions ends;
+  for (int i = 0; metadata->topic_cnt == 1 && i < metadata->topics[0].partition_cnt; ++i) {
+    const std::int32_t number = metadata->topics[0].partitions[i].id;
+    std::int64_t low = 0;
+    std::int64_t high = 0;
+    if (rd_kafka_query_watermark_offsets(client_.get(), topic_.c_str(), number, &low, &high, left()) !=
+        RD_KAFKA_RESP_ERR_NO_ERROR) {
+      return give_up("cannot ask for the end of partition " + std::to_string(number));
+    }
+    ends.emplace_back(number, high);
+  }
+  assignment_.set_ends(ends);
+}
+
+/// Another member will try again, after a while.
+void GroupMember::give_up(const std::string& why) {
+  log_.say(LogLevel::warn, why + "; the consumer is made anew");
+  dead_ = true;
 }
 
 // --- commits and flow -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,6 +66,9 @@ class GroupMember {
   void assigned(rd_kafka_topic_partition_list_t* partitions, bool cooperative);
   void revoked(rd_kafka_topic_partition_list_t* partitions, bool cooperative);
   void find_start(rd_kafka_topic_partition_list_t* partitions);
+  bool find_times(rd_kafka_topic_partition_list_t* partitions, TimePoint until);
+  void find_ends();
+  void give_up(const std::string& why);
   void committed(const Committed& result);
   void commit_and_wait(const Assignment::Positions& positions, TimePoint deadline);
   void handle_error(const rd_kafka_message_t& message);
@@ -76,8 +80,10 @@ class GroupMember {
   Assignment& assignment_;
   ClientLog& log_;
   std::chrono::milliseconds revoke_timeout_;
-  bool from_start_ = false;  ///< a group without committed offsets begins at the start
-  bool from_end_ = false;    ///< … at the end
+  bool from_start_ = false;                  ///< a group without committed offsets begins at the start
+  bool from_end_ = false;                    ///< … at the end
+  std::optional<std::int64_t> from_time_{};  ///< … at this time, in milliseconds since 1970
+  bool until_end_ = false;
   bool leaving_ = false;
   TimePoint leave_by_ = TimePoint::max();  ///< when commits must be done
   bool dead_ = false;

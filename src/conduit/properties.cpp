@@ -151,6 +151,7 @@ Conf producer_conf(const ConduitOptions& options) {
 Conf consumer_conf(const ConduitOptions& options, const ConduitSourceOptions& source, const std::string& group) {
   Conf conf = base_conf(options);
   set(conf.get(), "auto.offset.reset", source.start == ConduitSourceOptions::Start::earliest ? "earliest" : "latest");
+  if (source.until_end) set(conf.get(), "enable.partition.eof", "true");
   set(conf.get(), "queued.max.messages.kbytes", "16384");
   set(conf.get(), "topic.metadata.refresh.interval.ms", "10000");  // how soon new partitions are seen
   overlay(conf.get(), options);

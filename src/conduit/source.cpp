@@ -39,6 +39,9 @@ class KafkaSource final : public Source {
       : options_{std::move(options)}, source_{std::move(source)}, channel_{channel}, topic_{options_.prefix + channel} {
     if (channel_.empty()) throw std::invalid_argument{"the topic's name is empty"};
     check_topic_name(topic_);
+    if (source_.start_time && source_.start_time->time_since_epoch().count() < 0) {
+      throw std::invalid_argument{"ConduitSourceOptions::start_time is before 1970; for everything leave it out"};
+    }
     static_cast<void>(consumer_conf(options_, source_, {}));
   }
 
@@ -89,6 +92,8 @@ class KafkaSource final : public Source {
   void retry(const Message& message, std::chrono::milliseconds delay) override {
     assignment_.retry(message.origin.partition, message.origin.position, message.receipt, SteadyClock::now() + bounded(delay));
   }
+
+  [[nodiscard]] bool finished() const override { return assignment_.finished(); }
 
   void pause(bool paused) override {
     if (group_.empty()) throw std::logic_error{"pause on the source of '" + topic_ + "', which is not open"};

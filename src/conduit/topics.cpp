@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -65,8 +66,13 @@ Answer create(rd_kafka_t* client, const NewTopic& topic, SteadyClock::duration w
   return {rd_kafka_topic_result_error(results[0]), words == nullptr ? "" : words};
 }
 
-/// How many partitions the brokers know of the topic, once each has a leader; nothing while not.
-std::optional<int> partitions(rd_kafka_t* client, const std::string& name, SteadyClock::duration wait) {
+struct Layout {
+  int partitions = 0;
+  int replication = 0;
+};
+
+/// What the brokers know of the topic, once each partition has a leader; nothing while not.
+std::optional<Layout> layout(rd_kafka_t* client, const std::string& name, SteadyClock::duration wait) {
   const RdTopic handle{rd_kafka_topic_new(client, name.c_str(), nullptr)};
   const rd_kafka_metadata_t* metadata = nullptr;
   if (!handle || rd_kafka_metadata(client, 0, handle.get(), &metadata, timeout_ms(wait)) != RD_KAFKA_RESP_ERR_NO_ERROR) {
@@ -78,9 +84,66 @@ std::optional<int> partitions(rd_kafka_t* client, const std::string& name, Stead
     if (name != topic.topic || topic.err != RD_KAFKA_RESP_ERR_NO_ERROR || topic.partition_cnt == 0) continue;
     const bool led = std::all_of(topic.partitions, topic.partitions + topic.partition_cnt,
                                  [](const rd_kafka_metadata_partition_t& partition) { return partition.leader >= 0; });
-    if (led) return topic.partition_cnt;
+    if (led) return Layout{topic.partition_cnt, topic.partitions[0].replica_cnt};
   }
   return std::nullopt;
+}
+
+using Settings = std::map<std::string, std::string>;
+
+/// The topic's settings, those of the broker's defaults included; nothing where the brokers cannot tell.
+std::optional<Settings> settings(rd_kafka_t* client, const std::string& name, SteadyClock::duration wait) {
+  using Resource = std::unique_ptr<rd_kafka_ConfigResource_t, Deleter<rd_kafka_ConfigResource_destroy>>;
+  const Resource resource{rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, name.c_str())};
+  const AdminOptions options{rd_kafka_AdminOptions_new(client, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS)};
+  std::array<char, 512> reason{};
+  rd_kafka_AdminOptions_set_request_timeout(options.get(), std::max(timeout_ms(wait), 1), reason.data(), reason.size());
+  const Queue queue{rd_kafka_queue_new(client)};
+  rd_kafka_ConfigResource_t* resources = resource.get();
+  rd_kafka_DescribeConfigs(client, &resources, 1, options.get(), queue.get());
+  const RdEvent event{rd_kafka_queue_poll(queue.get(), timeout_ms(wait + 1s))};
+  rd_kafka_resp_err_t error = event ? rd_kafka_event_error(event.get()) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+  std::size_t count = 0;
+  const rd_kafka_ConfigResource_t** found = nullptr;
+  if (error == RD_KAFKA_RESP_ERR_NO_ERROR) {
+    found = rd_kafka_DescribeConfigs_result_resources(rd_kafka_event_DescribeConfigs_result(event.get()), &count);
+    if (count > 0) error = rd_kafka_ConfigResource_error(found[0]);
+  }
+  if (error == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE) return std::nullopt;
+  if (error != RD_KAFKA_RESP_ERR_NO_ERROR || count == 0) {
+    throw std::runtime_error{"topic '" + name + "' exists, and its settings cannot be compared: " + describe(error) +
+                             "; grant DescribeConfigs on it, or declare it without `config`"};
+  }
+  Settings result;
+  const rd_kafka_ConfigEntry_t** entries = rd_kafka_ConfigResource_configs(found[0], &count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const char* value = rd_kafka_ConfigEntry_value(entries[i]);
+    result[rd_kafka_ConfigEntry_name(entries[i])] = value == nullptr ? "" : value;
+  }
+  return result;
+}
+
+/// Throws when the topic is not as wanted, with both sides of everything that differs.
+void compare(rd_kafka_t* client, const TopicSpec& wanted, const Layout& found, bool existed, SteadyClock::duration wait) {
+  std::string text;
+  const auto differ = [&](const std::string& what, const std::string& want, const std::string& have) {
+    if (want != have) text += (text.empty() ? "" : "; ") + what + ": wanted " + want + ", found " + have;
+  };
+  differ("partitions", std::to_string(wanted.partitions), std::to_string(found.partitions));
+  if (wanted.replication > 0) differ("replication", std::to_string(wanted.replication), std::to_string(found.replication));
+  if (existed && !wanted.config.empty()) {
+    if (const auto known = settings(client, wanted.name, wait)) {
+      for (const auto& [name, value] : wanted.config) {
+        const auto entry = known->find(name);
+        differ(name, "'" + value + "'", entry == known->end() ? "no such setting" : "'" + entry->second + "'");
+      }
+    }
+  }
+  if (text.empty()) return;
+  throw std::runtime_error{
+      "topic '" + wanted.name + "' exists with other settings: " + text +
+      ". Nothing was changed: declare what it has, change it with Kafka's tools, or use another name" +
+      (wanted.partitions == found.partitions ? "" : "; another number of partitions moves keys and breaks their order")};
 }
 
 bool passes(rd_kafka_resp_err_t error) {
@@ -149,13 +212,10 @@ void declare_topic(const ConduitOptions& options, const TopicSpec& topic, std::c
       throw std::runtime_error{what};
     }
   }
+  const bool existed = answer.error != RD_KAFKA_RESP_ERR_NO_ERROR;
   while (true) {
-    if (const auto count = partitions(client.get(), topic.name, std::max<SteadyClock::duration>(left(), 1ms))) {
-      if (*count == topic.partitions) return;
-      throw std::runtime_error{"topic '" + topic.name + "' exists with " + std::to_string(*count) + " partitions, not " +
-                               std::to_string(topic.partitions) +
-                               "; declare it with the number it has, or use another name: a new number moves keys to other "
-                               "partitions and breaks their order"};
+    if (const auto found = layout(client.get(), topic.name, std::max<SteadyClock::duration>(left(), 1ms))) {
+      return compare(client.get(), topic, *found, existed, std::max<SteadyClock::duration>(left(), 1s));
     }
     if (left() == 0s) {
       throw std::runtime_error{"topic '" + topic.name + "' has no leader for all its partitions in time"};

@@ -47,17 +47,20 @@ Engine::Engine(const Shared& shared, Datastore* store, std::function<std::unique
 bool Engine::run(const std::stop_token& stop) {
   shared_.source.open(options_.group, options_.logger);
   shared_.journal.log(LogLevel::info, "reads " + shared_.source.channel());
+  std::stop_source own;  // a source that has finished stops everything, too
+  const std::stop_callback forward{stop, [&own] { own.request_stop(); }};
   std::jthread watcher;
   {
     const std::lock_guard guard{mutex_};
-    stop_ = stop;
+    stop_ = own.get_token();
     touch_at_ = now() + touch_every;
     if (store_ != nullptr) {
-      watcher = std::jthread{[this, stop] { watch(stop); }};
+      watcher = std::jthread{[this] { watch(stop_); }};
     }
     scale();
   }
-  take_in(stop);
+  take_in(own.get_token());
+  own.request_stop();
   return drain();
 }
 
@@ -91,7 +94,7 @@ void Engine::rest(milliseconds most, const std::stop_token& stop, Condition cond
 
 void Engine::take_in(const std::stop_token& stop) {
   std::optional<Steady::time_point> full_since;
-  while (!stop.stop_requested()) {
+  while (!stop.stop_requested() && !shared_.source.finished()) {
     reap();
     touch();
     expire();

@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -20,6 +23,7 @@
 #include <vector>
 
 #include "penstock/conduit.hpp"
+#include "penstock/consumer.hpp"
 #include "penstock/uuid.hpp"
 #include "support/kafka.hpp"
 #include "support/services.hpp"
@@ -268,6 +272,148 @@ TEST_F(ConduitSources, AMemberThatDoesNotPollLosesItsPartitionsAndNothingElse) {
   EXPECT_NO_THROW(static_cast<void>(source->poll(10, 200ms)));
   for (const Message& message : taken) successor->ack(message);
   successor->close(10s);
+  source->close(10s);
+}
+
+TEST_F(ConduitSources, ANewGroupBeginsAtATimeAndKeepsThatPlace) {
+  declare(2);
+  store(10, 5);
+  std::this_thread::sleep_for(20ms);  // Kafka's time is the producer's; both sides of the moment need messages
+  const auto moment = std::chrono::system_clock::now();
+  std::this_thread::sleep_for(20ms);
+  store(10, 5);
+  std::set<std::string> expected;
+  for (int i = 10; i < 20; ++i) expected.insert(std::to_string(i));
+  for (int run = 0; run < 2; ++run) {  // nothing is settled, so the second one begins at the same place
+    const auto source = join({.start_time = moment});
+    const auto found = data(take(*source, 10));
+    EXPECT_EQ(std::set<std::string>(found.begin(), found.end()), expected);
+    source->close(10s);
+  }
+  EXPECT_THROW(static_cast<void>(conduit_->source(topic_, {.start_time = std::chrono::system_clock::time_point{-1h}})),
+               std::invalid_argument);
+}
+
+TEST_F(ConduitSources, AReplayWithAnEndReadsWhatWasThereAndLetsTheConsumerReturn) {
+  declare(3);
+  store(30, 7);
+  const auto source = join({.until_end = true});
+  EXPECT_FALSE(source->finished());
+  std::vector<Message> messages = take(*source, 1);
+  store(20, 7);  // too late
+  while (messages.size() < 30) {
+    for (Message& message : take(*source, 30 - messages.size())) messages.push_back(std::move(message));
+  }
+  EXPECT_THAT(source->poll(10, 300ms), IsEmpty());
+  EXPECT_FALSE(source->finished()) << "nothing is settled yet";
+  source->retry(messages.back(), 1ms);
+  messages.pop_back();
+  for (const Message& message : messages) source->ack(message);
+  EXPECT_FALSE(source->finished()) << "one wants to come again";
+  for (const Message& message : take(*source, 1)) source->ack(message);
+  const auto deadline = SteadyClock::now() + kPatience;
+  while (!source->finished() && SteadyClock::now() < deadline) EXPECT_THAT(source->poll(10, 50ms), IsEmpty());
+  EXPECT_TRUE(source->finished());
+  source->close(10s);
+
+  int handled = 0;
+  Consumer consumer{conduit_->source(topic_, {.until_end = true}),
+                    AtLeastOnce{.dead_letters = conduit_->channel(topic_)},
+                    {.group = "replay-" + uuid7()},
+                    [&](const Message&, Context&) {
+                      ++handled;
+                      return Verdict::done();
+                    }};
+  EXPECT_TRUE(consumer.run(std::stop_token{})) << "it ends by itself";
+  EXPECT_EQ(handled, 50);
+}
+
+/// Remembers what a source says of partitions that come and go. Any thread.
+class PartitionLogger final : public Logger {
+ public:
+  void log(LogLevel /*level*/, const std::string& message) override {
+    if (message.find("partitions") == std::string::npos) return;
+    const std::lock_guard lock{mutex_};
+    said_.push_back(message);
+  }
+  [[nodiscard]] std::vector<std::string> said() const {
+    const std::lock_guard lock{mutex_};
+    return said_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::string> said_;
+};
+
+TEST_F(ConduitSources, AQuickRestartOfAStaticMemberRebalancesNobody) {
+  declare(2);
+  const auto log = std::make_shared<PartitionLogger>();
+  const auto member = [&](const std::string& name, const std::shared_ptr<Logger>& logger) {
+    auto source = conduit_->source(topic_, {.properties = {{"group.instance.id", name}}});
+    source->open(group_, logger);
+    return source;
+  };
+  const auto stays = member("stays", log);
+  auto restarts = member("restarts", nullptr);
+  std::set<std::int32_t> held;  // by the one that restarts
+  const auto poll_both = [&](const std::function<bool()>& done) {
+    const auto deadline = SteadyClock::now() + kPatience;
+    while (!done() && SteadyClock::now() < deadline) {
+      store(8, 8);
+      for (const Message& message : stays->poll(50, 20ms)) stays->ack(message);
+      for (const Message& message : restarts->poll(50, 20ms)) {
+        held.insert(message.origin.partition);
+        restarts->ack(message);
+      }
+    }
+    EXPECT_TRUE(done());
+  };
+  // Both have joined when each has one.
+  poll_both([&] { return !held.empty() && !log->said().empty() && log->said().back().find("none") == std::string::npos; });
+  const auto before = log->said();
+  const auto theirs = std::exchange(held, {});
+  restarts->close(10s);
+  restarts = member("restarts", nullptr);
+  poll_both([&] { return !held.empty(); });
+  EXPECT_EQ(held, theirs) << "it has the same again";
+  EXPECT_EQ(log->said(), before) << "and the other one was not asked for anything";
+  restarts->close(10s);
+  stays->close(10s);
+}
+
+TEST_F(ConduitSources, PartitionsAddedWhileRunningAreRead) {
+  declare(1);
+  const auto source = join({.properties = {{"topic.metadata.refresh.interval.ms", "200"}}});
+  store(3, 3);
+  for (const Message& message : take(*source, 3)) source->ack(message);
+  {
+    const support::RawClient client{RD_KAFKA_PRODUCER, {{"bootstrap.servers", servers_}}};
+    std::array<char, 200> reason{};
+    rd_kafka_NewPartitions_t* more = rd_kafka_NewPartitions_new(topic_.c_str(), 4, reason.data(), reason.size());
+    rd_kafka_queue_t* queue = rd_kafka_queue_new(client.get());
+    rd_kafka_CreatePartitions(client.get(), &more, 1, nullptr, queue);
+    if (rd_kafka_event_t* event = rd_kafka_queue_poll(queue, 10'000)) rd_kafka_event_destroy(event);
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_NewPartitions_destroy(more);
+  }
+  // A producer of its own, as ours learns of them later.
+  Conduit fresh{{.bootstrap_servers = servers_}};
+  std::vector<Event> events;
+  for (int i = 0; i < 40; ++i) events.push_back(event("key-" + std::to_string(i), number_++));
+  for (const Outcome& outcome : fresh.channel(topic_).publisher->publish(events, kPatience)) EXPECT_TRUE(outcome.confirmed());
+  std::set<std::int32_t> partitions;
+  std::set<std::string> seen;
+  const auto deadline = SteadyClock::now() + kPatience;
+  while (seen.size() < events.size() && SteadyClock::now() < deadline) {
+    for (const Message& message : source->poll(10, 100ms)) {
+      partitions.insert(message.origin.partition);
+      seen.insert(message.id());
+      source->ack(message);  // at once, as rebalances wait for it
+    }
+  }
+  EXPECT_EQ(seen.size(), events.size());
+  EXPECT_EQ(partitions, (std::set<std::int32_t>{0, 1, 2, 3}));
   source->close(10s);
 }
 

@@ -54,14 +54,24 @@ TEST_F(ConduitPublishing, DeclareCreatesOnceAndKeepsWhatExists) {
     FAIL() << "it exists with 3 partitions";
   } catch (const std::runtime_error& error) {
     EXPECT_THAT(error.what(), HasSubstr(topic));
-    EXPECT_THAT(error.what(), HasSubstr("3"));
-    EXPECT_THAT(error.what(), HasSubstr("5"));
+    EXPECT_THAT(error.what(), HasSubstr("partitions: wanted 5, found 3"));
   }
+  try {
+    conduit_.declare(
+        {.name = topic, .partitions = 3, .replication = 2, .config = {{"retention.ms", "1"}, {"cleanup.policy", "delete"}}});
+    FAIL() << "it has one replica and the default retention";
+  } catch (const std::runtime_error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("replication: wanted 2, found 1"));
+    EXPECT_THAT(error.what(), HasSubstr("retention.ms: wanted '1', found '604800000'"));
+    EXPECT_THAT(error.what(), ::testing::Not(HasSubstr("cleanup.policy")));
+    EXPECT_THAT(error.what(), HasSubstr("Nothing was changed"));
+  }
+  EXPECT_NO_THROW(conduit_.declare({.name = topic, .partitions = 3, .config = {{"retention.ms", "604800000"}}}));
   EXPECT_NO_THROW(conduit_.declare({.name = topic, .partitions = 3})) << "nothing was changed";
 }
 
 TEST_F(ConduitPublishing, DeclareSaysWhatKafkaSays) {
-  EXPECT_THROW(conduit_.declare({.name = "not a topic"}), std::runtime_error);
+  EXPECT_THROW(conduit_.declare({.name = "not a topic"}), std::invalid_argument);
   EXPECT_THROW(conduit_.declare({.name = fresh(), .replication = 99}), std::runtime_error);
   EXPECT_THROW(conduit_.declare({.name = fresh(), .config = {{"no.such.setting", "1"}}}), std::runtime_error);
 }

@@ -129,6 +129,39 @@ TEST(Assignment, OffsetsThatGoBackByThemselvesAreNewMessages) {
   EXPECT_TRUE(assignment.settle(0, 3, fresh->receipt));
 }
 
+TEST(Assignment, WithEndsItDeliversWhatIsBeforeThemAndIsFinishedWhenThatIsSettled) {
+  Assignment assignment;
+  EXPECT_FALSE(assignment.finished());
+  assignment.set_ends({{0, 2}, {1, 0}});
+  EXPECT_FALSE(assignment.finished()) << "nothing was given";
+  assignment.add({0, 1, 7});
+  const auto first = assignment.deliver(0, 0);
+  const auto second = assignment.deliver(0, 1);
+  ASSERT_TRUE(first && second);
+  EXPECT_FALSE(assignment.deliver(0, 2)) << "came later";
+  EXPECT_FALSE(assignment.deliver(7, 0)) << "a partition that was not there";
+  assignment.read_to(1, 0);
+  EXPECT_EQ(assignment.flow(false).stop, (std::vector<std::int32_t>{0, 1, 7})) << "nothing more is wanted of them";
+  EXPECT_TRUE(assignment.settle(0, 1, second->receipt));
+  EXPECT_FALSE(assignment.finished());
+  EXPECT_TRUE(assignment.retry(0, 0, first->receipt, {}));
+  EXPECT_FALSE(assignment.finished());
+  assignment.rewound(0, 0, {});
+  EXPECT_EQ(assignment.flow(false).start, std::vector<std::int32_t>{0});
+  const auto again = assignment.deliver(0, 0);
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(assignment.settle(0, 0, again->receipt));
+  EXPECT_FALSE(assignment.finished()) << "not seen to its end again";
+  assignment.read_to(0, 1);
+  EXPECT_FALSE(assignment.finished());
+  assignment.read_to(0, 2);
+  EXPECT_TRUE(assignment.finished());
+  assignment.remove({0, 1, 7});
+  EXPECT_FALSE(assignment.finished()) << "in the middle of a rebalance";
+  assignment.add({});
+  EXPECT_TRUE(assignment.finished()) << "others read them";
+}
+
 TEST(Assignment, WaitingEndsWhenTheLastMessageInWorkIsSettled) {
   Assignment assignment;
   assignment.add({0, 1});
