@@ -2,6 +2,7 @@
 // What the documents promise to those who come by SQL: append(), the trigger, and the roles. The documents' own SQL is run.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <chrono>
 #include <fstream>
 #include <memory>
@@ -368,6 +369,19 @@ TEST_F(RolesTest, AConsumerSettlesMessagesInEveryWayAndDoesNotReadTheLogOrMoveAC
   malformed.event = {};
   malformed.defect = "no event";
   session->bury_malformed(malformed);
+  const Message first = message(6);
+  Message second = message(7);
+  second.origin.redelivered = true;
+  const std::array<const Message*, 2> batch{&first, &second};
+  EXPECT_FALSE(session->begun(batch).at(1).known);
+  session->note_begun({&batch[1], 1});
+  EXPECT_EQ(session->begun(batch).at(1).times, 1);
+  ASSERT_EQ(session->begin_batch(batch).at(1), Datastore::Admission::fresh);
+  session->savepoint();
+  session->undo();
+  session->complete_batch(std::vector<Datastore::Completed>{{.message = &second}});
+  EXPECT_TRUE(session->settled(second));
+  EXPECT_FALSE(session->settled(first)) << "left out";
   EXPECT_EQ(schema_.value<std::string>("SELECT string_agg(reason, ', ' ORDER BY id) FROM " + schema_.table("dead_letters")),
             "too often, bad, no event");
   for (const auto* what : {"SELECT FROM @outbox", "SELECT FROM @outbox_0", "SELECT FROM @cursors", "TRUNCATE @outbox_0",
