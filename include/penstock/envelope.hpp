@@ -57,6 +57,8 @@ PENSTOCK_EXPORT void encode_headers(
 /// NATS; a broken trace context is left out. Headers that are no attributes become `Event::headers`, and a Kafka key without
 /// `ce_partitionkey` becomes `Event::key`, byte for byte. Batches and event formats other than JSON are MalformedMessage.
 /// `decode(encode(e)) == e` for every valid event, binding and mode; except that structured mode may respace JSON data.
-PENSTOCK_EXPORT Event decode(const Wire& wire, Binding binding);
+///
+/// The strings of `room`, an event that is needed no more, lend their memory to the new one.
+PENSTOCK_EXPORT Event decode(const Wire& wire, Binding binding, Event&& room = {});
 
 }  // namespace penstock

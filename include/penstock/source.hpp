@@ -54,8 +54,9 @@ struct SourceTraits {
 /// A subscription to one channel. Settlement is per message and takes effect soon after the call; one that is lost on its way
 /// (a crash, a cut connection, a rebalance) means redelivery, never loss.
 ///
-/// Thread safety: `open`, `poll`, `pause` and `close` from one thread; `ack`, `retry` and `touch` from any.
-/// Lifetime: keeps its own connection; the destructor closes without waiting and gives unsettled messages back to the broker.
+/// Thread safety: `open`, `poll`, `recycle`, `pause` and `close` from one thread; `ack`, `ack_all`, `retry` and `touch` from
+/// any. Lifetime: keeps its own connection; the destructor closes without waiting and gives unsettled messages back to the
+/// broker.
 class PENSTOCK_EXPORT Source {
  public:
   virtual ~Source() = default;
@@ -77,6 +78,9 @@ class PENSTOCK_EXPORT Source {
   virtual void ack_all(std::span<const Message* const> messages) {
     for (const Message* message : messages) ack(*message);
   }
+
+  /// Messages that are settled and that nobody needs any more, for the room their strings have. From the thread that polls.
+  virtual void recycle(std::vector<Message> messages) { static_cast<void>(messages); }
 
   /// Wants the message again, not before `delay`. On an ordered source without `delays`, everything behind it on its partition
   /// waits too.

@@ -93,6 +93,15 @@ bool Assignment::settle(std::int32_t partition, std::int64_t offset, std::uint64
   return true;
 }
 
+void Assignment::settle(std::span<const Message* const> messages) {
+  const std::lock_guard lock{mutex_};
+  for (const Message* message : messages) {
+    const auto found = partitions_.find(message->origin.partition);
+    if (found != partitions_.end() && found->second.tracker.settle(message->origin.position, message->receipt)) ++changes_;
+  }
+  changed_.notify_all();
+}
+
 bool Assignment::retry(std::int32_t partition, std::int64_t offset, std::uint64_t receipt, TimePoint due) {
   const std::lock_guard lock{mutex_};
   const auto found = partitions_.find(partition);

@@ -8,10 +8,12 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "conduit/offset_tracker.hpp"
+#include "penstock/source.hpp"
 
 namespace penstock::conduit {
 
@@ -48,6 +50,7 @@ class Assignment {
   /// is out of its order.
   [[nodiscard]] std::uint64_t epoch(std::int32_t partition) const;
   bool settle(std::int32_t partition, std::int64_t offset, std::uint64_t receipt);
+  void settle(std::span<const Message* const> messages);
   bool retry(std::int32_t partition, std::int64_t offset, std::uint64_t receipt, TimePoint due);
 
   /// Partitions that want to be stopped or started again, compared with what was asked before.

@@ -35,9 +35,15 @@ const char* remedy(rd_kafka_resp_err_t error) {
   }
 }
 
-std::optional<std::string> bytes(const void* data, std::size_t size) {
-  if (data == nullptr) return std::nullopt;
-  return std::string{static_cast<const char*>(data), size};
+/// Into what has room already.
+void assign(std::optional<std::string>& target, const void* data, std::size_t size) {
+  if (data == nullptr) {
+    target.reset();
+  } else if (target) {
+    target->assign(static_cast<const char*>(data), size);
+  } else {
+    target.emplace(static_cast<const char*>(data), size);
+  }
 }
 
 }  // namespace
@@ -63,19 +69,24 @@ RdHeaders to_headers(const Event& event) {
   return result;
 }
 
-Wire to_wire(const rd_kafka_message_t& message) {
-  Wire wire;
-  wire.key = bytes(message.key, message.key_len);
-  wire.payload = bytes(message.payload, message.len);
+void to_wire(const rd_kafka_message_t& message, Wire& wire) {
+  assign(wire.key, message.key, message.key_len);
+  assign(wire.payload, message.payload, message.len);
+  std::size_t count = 0;
   rd_kafka_headers_t* headers = nullptr;
-  if (rd_kafka_message_headers(&message, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR) return wire;
+  if (rd_kafka_message_headers(&message, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    wire.headers.clear();
+    return;
+  }
   const char* name = nullptr;
   const void* value = nullptr;
   std::size_t size = 0;
-  for (std::size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &size) == RD_KAFKA_RESP_ERR_NO_ERROR; ++i) {
-    wire.headers.push_back({name, bytes(value, size)});
+  for (; rd_kafka_header_get_all(headers, count, &name, &value, &size) == RD_KAFKA_RESP_ERR_NO_ERROR; ++count) {
+    if (count == wire.headers.size()) wire.headers.emplace_back();
+    wire.headers[count].name = name;
+    assign(wire.headers[count].value, value, size);
   }
-  return wire;
+  wire.headers.resize(count);
 }
 
 }  // namespace penstock::conduit

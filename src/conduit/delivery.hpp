@@ -12,7 +12,7 @@ Outcome outcome_of(rd_kafka_resp_err_t error, rd_kafka_msg_status_t status);
 
 /// The event's headers, null and empty kept apart. Throws InvalidEvent.
 RdHeaders to_headers(const Event& event);
-/// A copy of a received message, null and empty kept apart.
-Wire to_wire(const rd_kafka_message_t& message);
+/// A copy of a received message, null and empty kept apart, into one whose strings may have room already.
+void to_wire(const rd_kafka_message_t& message, Wire& wire);
 
 }  // namespace penstock::conduit

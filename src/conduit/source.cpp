@@ -8,6 +8,7 @@
 #include <deque>
 #include <exception>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "conduit/group_member.hpp"
 #include "conduit/properties.hpp"
 #include "conduit/topics.hpp"
+#include "core/spare_messages.hpp"
 #include "penstock/envelope.hpp"
 #include "penstock/random.hpp"
 
@@ -88,6 +90,10 @@ class KafkaSource final : public Source {
   void ack(const Message& message) override {
     assignment_.settle(message.origin.partition, message.origin.position, message.receipt);
   }
+
+  void ack_all(std::span<const Message* const> messages) override { assignment_.settle(messages); }
+
+  void recycle(std::vector<Message> messages) override { spare_.put(std::move(messages)); }
 
   void retry(const Message& message, std::chrono::milliseconds delay) override {
     assignment_.retry(message.origin.partition, message.origin.position, message.receipt, SteadyClock::now() + bounded(delay));
@@ -182,8 +188,8 @@ class KafkaSource final : public Source {
     const auto delivery = assignment_.deliver(raw.partition, raw.offset);
     if (!delivery) return;
     backoff_ = 200ms;
-    Message& message = messages.emplace_back();
-    message.wire = to_wire(raw);
+    Message& message = messages.emplace_back(spare_.take());
+    to_wire(raw, message.wire);
     message.origin = {.backend = "kafka",
                       .channel = channel_,
                       .partition = raw.partition,
@@ -192,8 +198,9 @@ class KafkaSource final : public Source {
                       .redelivered = delivery->redelivered};
     message.receipt = delivery->receipt;
     try {
-      message.event = decode(message.wire, Binding::kafka);
+      message.event = decode(message.wire, Binding::kafka, std::move(message.event));
     } catch (const MalformedMessage& error) {
+      message.event = {};
       message.defect = error.what();
     }
   }
@@ -213,6 +220,7 @@ class KafkaSource final : public Source {
   Assignment assignment_;
   std::optional<ClientLog> log_;
   std::optional<GroupMember> member_;
+  SpareMessages spare_;
   std::deque<Kept> stash_;  ///< dies before the member
 };
 

@@ -26,19 +26,41 @@ void clean_trace(Event& event, bool twice) {
 
 }  // namespace
 
+AttributeReader::AttributeReader(Event&& room) : event_{std::move(room)} {
+  for (const Attribute& attribute : attributes) {
+    (event_.*attribute.field).clear();
+  }
+  event_.extensions.clear();
+  event_.headers.clear();
+}
+
 void AttributeReader::set(std::string_view name, const ExtensionValue& value) {
-  any_ = true;
   const std::size_t known = find_attribute(name);
-  if (known == attributes.size() && name != "specversion") {
-    const auto [place, added] = event_.extensions.try_emplace(std::string{name}, value);
-    if (!added && !(place->second == value)) conflict(name, place->second.text(), value.text());
+  if (known < attributes.size() || name == "specversion") {
+    set_known(name, known, value.text());
     return;
   }
+  any_ = true;
+  const auto [place, added] = event_.extensions.try_emplace(std::string{name}, value);
+  if (!added && !(place->second == value)) conflict(name, place->second.text(), value.text());
+}
+
+void AttributeReader::set(std::string_view name, std::string_view value) {
+  const std::size_t known = find_attribute(name);
+  if (known < attributes.size() || name == "specversion") {
+    set_known(name, known, value);
+  } else {
+    set(name, ExtensionValue{std::string{value}});
+  }
+}
+
+void AttributeReader::set_known(std::string_view name, std::size_t known, std::string_view value) {
+  any_ = true;
   std::string& field = name == "specversion" ? version_ : event_.*attributes[known].field;
   if (field.empty()) {
-    field = value.text();
-  } else if (!value.text().empty() && field != value.text()) {
-    if (name != "traceparent" && name != "tracestate") conflict(name, field, value.text());
+    field = value;
+  } else if (!value.empty() && field != value) {
+    if (name != "traceparent" && name != "tracestate") conflict(name, field, value);
     trace_twice_ = true;
   }
 }

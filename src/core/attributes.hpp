@@ -50,8 +50,14 @@ inline constexpr std::string_view spec_version = "1.0";
 /// Collects the attributes of a message that is being read, whatever mode it came in.
 class AttributeReader {
  public:
+  AttributeReader() = default;
+  /// Uses the room of the strings of an event that is needed no more.
+  explicit AttributeReader(Event&& room);
+
   /// Takes one attribute by its lower-case name. Throws MalformedMessage when it was given before with another value.
   void set(std::string_view name, const ExtensionValue& value);
+  /// The same for text that need not be kept.
+  void set(std::string_view name, std::string_view value);
 
   /// The event with these attributes, checked; `prefix` is what the message writes before their names, for errors.
   /// Throws MalformedMessage. A broken trace context is left out: it must never cost the message.
@@ -65,6 +71,8 @@ class AttributeReader {
  private:
   Event event_{};
   std::string version_{};
+  void set_known(std::string_view name, std::size_t known, std::string_view value);
+
   bool any_ = false;
   bool trace_twice_ = false;
 };

@@ -28,6 +28,7 @@ constexpr auto held_up = 2ms;  ///< a worker that has come no further is held up
 constexpr milliseconds longest_wait = 1h;
 constexpr milliseconds close_at_least = 200ms;
 constexpr std::size_t largest_poll = 1'000;
+constexpr std::size_t largest_spare = std::size_t{16} << 10U;  ///< bytes of a message whose memory is used again
 
 }  // namespace
 
@@ -142,6 +143,7 @@ void Engine::take_in(const std::stop_token& stop) {
       if (space == 0) {
         continue;
       }
+      recycle();
       const auto before = Steady::now();
       std::vector<Message> messages =
           shared_.source.poll(next_poll(std::min(space, largest_poll)), virtual_time_ ? 0ms : poll_wait);
@@ -156,6 +158,25 @@ void Engine::take_in(const std::stop_token& stop) {
       shared_.journal.log(LogLevel::error, std::string{"the source failed: "} + error.what());
       rest(1s, stop, [] { return false; });
     }
+  }
+}
+
+/// What is settled lends its memory to what comes.
+void Engine::recycle() {
+  std::vector<EntryPtr> spent;
+  {
+    const std::lock_guard guard{mutex_};
+    spent.swap(spent_);
+  }
+  std::vector<Message> messages;
+  messages.reserve(spent.size());
+  for (const EntryPtr& entry : spent) {
+    if (entry.use_count() == 1 && entry->bytes <= largest_spare) {
+      messages.push_back(std::move(entry->message));
+    }
+  }
+  if (!messages.empty()) {
+    shared_.source.recycle(std::move(messages));
   }
 }
 
@@ -519,13 +540,13 @@ std::vector<Engine::Concluded> Engine::take_done(Hand& hand) {
   }
   std::vector<Concluded> concluded;
   for (; from < to; ++from) {
-    concluded.push_back({hand.entries[from], std::move(hand.fates[from])});
+    concluded.push_back({std::move(hand.entries[from]), std::move(hand.fates[from])});
   }
   return concluded;
 }
 
 void Engine::carry_out(Worker& self) {
-  const std::vector<Concluded> concluded = take_done(self.hand);
+  std::vector<Concluded> concluded = take_done(self.hand);
   acknowledge(concluded);
   const std::lock_guard guard{mutex_};
   conclude(self, concluded);
@@ -566,7 +587,7 @@ void Engine::take_back(TimePoint now) {
       }
     }
   }
-  for (const auto& [worker, done] : all) {
+  for (auto& [worker, done] : all) {
     acknowledge(done);
     const std::lock_guard guard{mutex_};
     conclude(*worker, done);
@@ -583,12 +604,12 @@ void Engine::note_away(Worker& self, const std::string& error) {
   watch_changed_.notify_all();
 }
 
-void Engine::conclude(Worker& self, const std::vector<Concluded>& concluded) {
+void Engine::conclude(Worker& self, std::vector<Concluded>& concluded) {
   using Kind = Fate::Kind;
   bool settled = false;
   bool delayed = false;
   const Fate* away = nullptr;
-  for (const auto& [entry, fate] : concluded) {
+  for (auto& [entry, fate] : concluded) {
     if (fate.kind == Kind::store_away && store_ != nullptr) {
       away = &fate;
       queue_.put_back(entry);
@@ -600,6 +621,9 @@ void Engine::conclude(Worker& self, const std::vector<Concluded>& concluded) {
     } else {
       queue_.finish(entry);
       settled = settled || fate.kind == Kind::settled;
+      if (spent_.size() < in_flight_) {
+        spent_.push_back(std::move(entry));
+      }
     }
   }
   if (away != nullptr) {

@@ -75,6 +75,7 @@ class Engine {
 
   // The intake, on the caller's thread.
   void take_in(const std::stop_token& stop);
+  void recycle();
   void dispatch(std::vector<Message> messages);
   void keep_alive(const std::stop_token& stop);
   void touch();
@@ -93,12 +94,12 @@ class Engine {
   void carry_out(Worker& self);
   static std::vector<Concluded> take_done(Hand& hand);
   void acknowledge(const std::vector<Concluded>& concluded) const;
-  void conclude(Worker& self, const std::vector<Concluded>& concluded);  ///< under the mutex
-  void conclude_due(Worker& self, const std::optional<Fate>& fate);      ///< under the mutex
-  void note_away(Worker& self, const std::string& error);                ///< under the mutex
-  void take_back(TimePoint now);                                         ///< from workers that are held up
-  void scale();                                                          ///< under the mutex
-  void grow(int workers);                                                ///< under the mutex
+  void conclude(Worker& self, std::vector<Concluded>& concluded);    ///< under the mutex
+  void conclude_due(Worker& self, const std::optional<Fate>& fate);  ///< under the mutex
+  void note_away(Worker& self, const std::string& error);            ///< under the mutex
+  void take_back(TimePoint now);                                     ///< from workers that are held up
+  void scale();                                                      ///< under the mutex
+  void grow(int workers);                                            ///< under the mutex
   void reap();
   void expire();
 
@@ -148,6 +149,7 @@ class Engine {
     std::size_t left = 0;
   };
   std::map<std::int32_t, FirstOnes> partitions_;  ///< the intake's own
+  std::vector<EntryPtr> spent_;
   TimePoint touch_at_{};
   bool paused_ = false;  ///< the intake's own: what it told the source
 };

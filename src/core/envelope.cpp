@@ -141,12 +141,12 @@ Wire encode(const Event& event, Binding binding, Mode mode) {
   return wire;
 }
 
-Event decode(const Wire& wire, Binding binding) {
+Event decode(const Wire& wire, Binding binding, Event&& room) {
   for (const Header& header : wire.headers) {
     if (envelope::is_cloudevents_content_type(header)) return envelope::decode_structured(wire, binding);
   }
   if (envelope::is_bare_structured(wire, binding)) return envelope::decode_structured(wire, binding);
-  return envelope::decode_binary(wire, binding);
+  return envelope::decode_binary(wire, binding, std::move(room));
 }
 
 }  // namespace penstock

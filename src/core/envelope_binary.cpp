@@ -40,8 +40,7 @@ void write(const HeaderVisitor& header, Binding binding, std::string_view name, 
   }
 }
 
-std::string read(const Header& header, Binding binding) {
-  if (binding != Binding::nats) return *header.value;
+std::string decoded(const Header& header) {
   std::optional<std::string> value = percent::decode(*header.value);
   if (!value) {
     throw MalformedMessage{"malformed message: header " + text::shown(header.name) + " is " + text::shown(*header.value) +
@@ -77,8 +76,8 @@ void write_binary(const Event& event, Binding binding, const HeaderVisitor& head
   if (binding != Binding::kafka && event.data && event.data->empty()) header(data_header, "empty");
 }
 
-Event decode_binary(const Wire& wire, Binding binding) {
-  AttributeReader reader;
+Event decode_binary(const Wire& wire, Binding binding, Event&& room) {
+  AttributeReader reader{std::move(room)};
   std::optional<std::string_view> content_type;
   bool empty_data = false;
   std::string lower;
@@ -88,7 +87,11 @@ Event decode_binary(const Wire& wire, Binding binding) {
     if (!name.empty()) {
       lower.assign(name);
       for (char& c : lower) c = text::lower(c);
-      reader.set(lower, read(header, binding));
+      if (binding == Binding::nats) {
+        reader.set(lower, std::string_view{decoded(header)});
+      } else {
+        reader.set(lower, std::string_view{*header.value});
+      }
     } else if (text::iequals(header.name, content_type_header)) {
       content_type = *header.value;
     } else if (binding != Binding::kafka && text::iequals(header.name, data_header)) {
@@ -104,6 +107,8 @@ Event decode_binary(const Wire& wire, Binding binding) {
     event.data = wire.payload;
   } else if (empty_data) {
     event.data.emplace();
+  } else {
+    event.data.reset();
   }
   read_rest(wire, binding, event);
   return std::move(reader).finish(prefix_of(binding));

@@ -38,7 +38,7 @@ void write_rest(const Event& event, Binding binding, const HeaderVisitor& header
 void read_rest(const Wire& wire, Binding binding, Event& event);
 
 void write_binary(const Event& event, Binding binding, const HeaderVisitor& header);
-[[nodiscard]] Event decode_binary(const Wire& wire, Binding binding);
+[[nodiscard]] Event decode_binary(const Wire& wire, Binding binding, Event&& room);
 [[nodiscard]] Wire encode_structured(const Event& event, Binding binding);
 [[nodiscard]] Event decode_structured(const Wire& wire, Binding binding);
 

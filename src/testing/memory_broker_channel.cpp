@@ -298,6 +298,15 @@ Member::Flight ChannelState::settle(Member& member, std::uint64_t tag) {
 
 void ChannelState::ack(Member& member, std::uint64_t tag) {
   const std::lock_guard lock{mutex_};
+  ack_locked(member, tag);
+}
+
+void ChannelState::ack(Member& member, std::span<const Message* const> messages) {
+  const std::lock_guard lock{mutex_};
+  for (const Message* message : messages) ack_locked(member, message->receipt);
+}
+
+void ChannelState::ack_locked(Member& member, std::uint64_t tag) {
   if (down_ || !live(member, tag)) return;
   if (acks_to_lose_ > 0 || happens(faults_.lost_ack)) {
     if (acks_to_lose_ > 0) --acks_to_lose_;

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -123,6 +124,7 @@ class ChannelState {
   void pause(Member& member, bool paused);
   std::vector<Delivery> poll(Member& member, std::size_t max, TimePoint until);
   void ack(Member& member, std::uint64_t tag);
+  void ack(Member& member, std::span<const Message* const> messages);
   void retry(Member& member, std::uint64_t tag, std::chrono::milliseconds delay);
 
  private:
@@ -138,6 +140,7 @@ class ChannelState {
   static void cut(Member& member);
   void take(Member& member, std::size_t max, std::vector<Delivery>& deliveries);
   [[nodiscard]] static bool live(const Member& member, std::uint64_t tag);
+  void ack_locked(Member& member, std::uint64_t tag);
   Member::Flight settle(Member& member, std::uint64_t tag);
 
   const std::string name_;

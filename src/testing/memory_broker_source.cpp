@@ -3,11 +3,13 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/spare_messages.hpp"
 #include "testing/memory_broker_channel.hpp"
 
 namespace penstock::testing::memory {
@@ -44,11 +46,13 @@ class MemorySource final : public Source {
     const auto deliveries = channel_->poll(member_, max, clock_.now() + bounded(wait));
     std::vector<Message> messages;
     messages.reserve(deliveries.size());
-    for (const Delivery& delivery : deliveries) messages.push_back(message(delivery));
+    for (const Delivery& delivery : deliveries) fill(messages.emplace_back(spare_.take()), delivery);
     return messages;
   }
 
   void ack(const Message& message) override { channel_->ack(member_, message.receipt); }
+  void ack_all(std::span<const Message* const> messages) override { channel_->ack(member_, messages); }
+  void recycle(std::vector<Message> messages) override { spare_.put(std::move(messages)); }
   void retry(const Message& message, std::chrono::milliseconds delay) override {
     channel_->retry(member_, message.receipt, bounded(delay));
   }
@@ -71,8 +75,7 @@ class MemorySource final : public Source {
     }
   }
 
-  [[nodiscard]] Message message(const Delivery& delivery) const {
-    Message message;
+  void fill(Message& message, const Delivery& delivery) const {
     message.wire = delivery.record->wire;
     message.origin = {.backend = "memory",
                       .channel = channel_->name(),
@@ -82,17 +85,18 @@ class MemorySource final : public Source {
                       .redelivered = delivery.deliveries > 1};
     message.receipt = delivery.tag;
     try {
-      message.event = decode(message.wire, Binding::kafka);
+      message.event = decode(message.wire, Binding::kafka, std::move(message.event));
     } catch (const MalformedMessage& error) {
+      message.event = {};
       message.defect = error.what();
     }
-    return message;
   }
 
   std::shared_ptr<ChannelState> channel_;
   Clock& clock_;
   bool opened_ = false;
   Member member_;
+  SpareMessages spare_;
 };
 
 }  // namespace
