@@ -27,7 +27,8 @@ TEST(Migrate, CreatesTheSchemaAndIsIdempotent) {
   const auto before = schema.value<std::string>(applied);
   migrate(postgres_url(), schema.name());
   EXPECT_EQ(schema.value<std::string>(applied), before);
-  for (const auto* table : {"outbox", "cursors", "cursor_log", "inbox", "parked", "dead_letters", "audit", "checkpoints", "begun"}) {
+  for (const auto* table :
+       {"outbox", "cursors", "cursor_log", "inbox", "parked", "dead_letters", "audit", "checkpoints", "begun"}) {
     EXPECT_EQ(schema.value("SELECT count(*) FROM " + schema.table(table)), 0) << table;
   }
 }
