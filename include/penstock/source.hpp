@@ -80,7 +80,7 @@ class PENSTOCK_EXPORT Source {
   }
 
   /// Messages that are settled and that nobody needs any more, for the room their strings have. From the thread that polls.
-  virtual void recycle(std::vector<Message> messages) { static_cast<void>(messages); }
+  virtual void recycle(std::vector<Message> messages) { messages.clear(); }
 
   /// Wants the message again, not before `delay`. On an ordered source without `delays`, everything behind it on its partition
   /// waits too.
