@@ -153,7 +153,6 @@ milliseconds Backoff::next() {
 
 Connection::Connection(const Servers& servers, const std::vector<std::string>& announced,
                        const std::weak_ptr<Listener>& listener, milliseconds connect_timeout) {
-  listener_ = Listeners::instance().add({listener, ended_});
   std::string why;
   // The client library verifies one name, whichever server it connects to. So each is tried alone where names matter. Those
   // that a server announced, by address as a rule, are of the first one's cluster and bear its name.
@@ -171,16 +170,19 @@ Connection::Connection(const Servers& servers, const std::vector<std::string>& a
     tries.push_back({servers.urls, servers.tls ? servers.tls->server_name : std::string{}});
     tries.back().urls.insert(tries.back().urls.end(), announced.begin(), announced.end());
   }
-  try {
-    for (const Try& each : tries) {
+  for (const Try& each : tries) {
+    // Of a try that failed the client library may have something to say later, which is not of this one.
+    ended_ = std::make_shared<std::atomic<bool>>(false);
+    listener_ = Listeners::instance().add({listener, ended_});
+    try {
       const natsStatus status = dial(servers, each.urls, each.host, connect_timeout);
       if (status == NATS_OK) return;
       why = tls::explained(last_error(status), "BeaconOptions::tls");
+    } catch (const std::exception& failure) {
+      why = failure.what();
     }
-  } catch (const std::exception& failure) {
-    why = failure.what();
+    Listeners::instance().remove(listener_);
   }
-  Listeners::instance().remove(listener_);
   throw std::runtime_error{"cannot connect to " + servers.label + ": " + why};
 }
 

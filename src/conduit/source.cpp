@@ -226,8 +226,8 @@ class KafkaSource final : public Source {
 
 }  // namespace
 
-std::unique_ptr<Source> make_source(ConduitOptions options, std::string topic, ConduitSourceOptions source) {
-  return std::make_unique<KafkaSource>(std::move(options), std::move(topic), std::move(source));
+std::unique_ptr<Source> make_source(ConduitOptions options, const std::string& topic, ConduitSourceOptions source) {
+  return std::make_unique<KafkaSource>(std::move(options), topic, std::move(source));
 }
 
 }  // namespace penstock::conduit

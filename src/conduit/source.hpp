@@ -10,6 +10,6 @@
 namespace penstock::conduit {
 
 /// Throws std::invalid_argument for properties librdkafka does not take. Does not connect.
-std::unique_ptr<Source> make_source(ConduitOptions options, std::string topic, ConduitSourceOptions source);
+std::unique_ptr<Source> make_source(ConduitOptions options, const std::string& topic, ConduitSourceOptions source);
 
 }  // namespace penstock::conduit

@@ -319,8 +319,9 @@ Datastore::Admission PostgresSession::begin(const Message& message) {
 
 std::optional<Datastore::Admission> PostgresSession::try_begin(const Message& message) {
   start();
-  const pqxx::result result =
-      exec(filled_in(*tx_, begin_sql_, {group_, message.event.source, message.id(), unless_empty(message.key()), unless_empty(message.event.time)}));
+  const pqxx::result result = exec(
+      filled_in(*tx_, begin_sql_,
+                {group_, message.event.source, message.id(), unless_empty(message.key()), unless_empty(message.event.time)}));
   const auto admission = result[0][0].as<std::string>();
   if (admission == "busy") {
     close();

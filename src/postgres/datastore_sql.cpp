@@ -131,7 +131,8 @@ const std::string_view mark_refused =
 const std::string_view begun =
     "SELECT w.n, coalesce((SELECT b.times FROM @schema@.begun b WHERE b.consumer_group = $1 AND b.source = w.source"
     " AND b.id = w.id), 0), coalesce((SELECT true FROM @schema@.inbox i WHERE i.consumer_group = $1 AND i.source = w.source"
-    " AND i.id = w.id AND @schema@.inbox_day(i.id) = @schema@.inbox_day(w.id)), false) FROM ROWS FROM (unnest($2::text[]), unnest($3::text[])) WITH ORDINALITY AS w(source, id, n)";
+    " AND i.id = w.id AND @schema@.inbox_day(i.id) = @schema@.inbox_day(w.id)), false) FROM ROWS FROM (unnest($2::text[]), "
+    "unnest($3::text[])) WITH ORDINALITY AS w(source, id, n)";
 
 const std::string_view note_begun =
     "INSERT INTO @schema@.begun AS b (consumer_group, source, id)"

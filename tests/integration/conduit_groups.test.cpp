@@ -417,6 +417,17 @@ TEST_F(ConduitSources, PartitionsAddedWhileRunningAreRead) {
   source->close(10s);
 }
 
+/// What a group has committed of a topic's first partition.
+std::int64_t committed(const std::string& servers, const std::string& group, const std::string& topic) {
+  const support::RawClient client{RD_KAFKA_CONSUMER, {{"bootstrap.servers", servers}, {"group.id", group}}};
+  rd_kafka_topic_partition_list_t* list = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(list, topic.c_str(), 0);
+  rd_kafka_committed(client.get(), list, 10'000);
+  const std::int64_t offset = list->elems[0].offset;
+  rd_kafka_topic_partition_list_destroy(list);
+  return offset;
+}
+
 TEST_F(ConduitSources, EnvironmentsShareAKafkaAndDoNotMeet) {
   const std::vector<std::string> prefixes{"staging.", "live.", ""};
   for (const std::string& prefix : prefixes) {
@@ -439,6 +450,7 @@ TEST_F(ConduitSources, EnvironmentsShareAKafkaAndDoNotMeet) {
     source->ack(messages[0]);
     EXPECT_THAT(source->poll(1, 100ms), IsEmpty());
     source->close(5s);
+    EXPECT_EQ(committed(servers_, prefix + group_, prefix + topic_), 1) << "the group has the prefix, too";
     if (!prefix.empty()) support::delete_topic(servers_, prefix + topic_);
   }
 }

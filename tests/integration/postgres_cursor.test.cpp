@@ -160,7 +160,8 @@ TEST_F(CursorTest, ACheckpointIsWrittenSoonAndSparingly) {
 }
 
 TEST_F(CursorTest, AnIdleCursorWritesOnlyToKeepItsLease) {
-  const auto cursor = acquired(outbox_);
+  Outbox outbox = make_outbox(60s);  // so long that it need not be kept meanwhile, however slow the machine
+  const auto cursor = acquired(outbox);
   const auto written = [&] { return schema_.value<std::string>("SELECT updated_at::text FROM " + status_); };
   const auto before = written();
   for (int i = 0; i < 50; ++i) {
@@ -433,7 +434,8 @@ TEST_F(CursorTest, ACursorThatWasAwayBeginsAtItsFloorAndNotAtTheBeginningOfTheLo
 TEST_F(CursorTest, ATransactionHasItsNumberBeforeItsEventsHaveIds) {
   schema_.exec("CREATE FUNCTION " + schema_.table("checked_id") +
                "() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN ASSERT pg_current_xact_id_if_assigned() IS NOT NULL;"
-               " RETURN nextval('" + schema_.table("outbox_id_seq") + "'); END $$");
+               " RETURN nextval('" +
+               schema_.table("outbox_id_seq") + "'); END $$");
   for (const auto* table : {"outbox", "outbox_0", "outbox_1", "outbox_2"}) {
     schema_.exec("ALTER TABLE " + schema_.table(table) + " ALTER id SET DEFAULT " + schema_.table("checked_id") + "()");
   }
