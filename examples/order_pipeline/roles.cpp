@@ -23,7 +23,8 @@ penstock::ConsumerOptions options_for(const Pipeline& pipeline, const std::strin
   options.group = group;
   options.source = "/shop/" + group;
   options.workers = {.min = 1, .max = most_workers};
-  options.crashes = 10;  // processes are killed from outside here, which the messages that they have in work are not to blame for
+  options.crashes =
+      10;  // processes are killed from outside here, which the messages that they have in work are not to blame for
   options.logger = pipeline.logger;
   return options;
 }

@@ -209,13 +209,14 @@ class RetryPolicy::Json {
     for (std::size_t i = 0; i < json.size(); ++i) {
       const std::string path = "on[" + std::to_string(i) + "]";
       const ordered_json& rule = object_at(json[i], path);
-      only(rule, path + ".", {"error", "retry"});
+      const std::string inside = path + ".";
+      only(rule, inside, {"error", "retry"});
       constexpr const char* remedy = "give the name of a class of errors";
-      const ordered_json& named = required(rule, path + ".", "error", remedy);
-      std::string name = text_at(named, path + ".error", remedy);
-      if (name.empty()) refuse(path + ".error", "\"\"", remedy);
-      const ordered_json& other = required(rule, path + ".", "retry", "give a policy, as {\"kind\": \"none\"}");
-      policy.on(std::move(name), read(object_at(other, path + ".retry"), path + ".retry."));
+      const ordered_json& named = required(rule, inside, "error", remedy);
+      std::string name = text_at(named, inside + "error", remedy);
+      if (name.empty()) refuse(inside + "error", "\"\"", remedy);
+      const ordered_json& other = required(rule, inside, "retry", "give a policy, as {\"kind\": \"none\"}");
+      policy.on(std::move(name), read(object_at(other, inside + "retry"), inside + "retry."));
     }
   }
 };
