@@ -18,6 +18,8 @@ struct Free {
 };
 using MessageHandle = std::unique_ptr<natsMsg, Free<natsMsg_Destroy>>;
 using OptionsHandle = std::unique_ptr<natsOptions, Free<natsOptions_Destroy>>;
+/// To be destroyed after its connection: nats.c 3.4 looks a subscription up and then uses it without a hold on it, so that a
+/// message that comes in meanwhile would find it freed. Unsubscribe from what is not wanted any more.
 using SubscriptionHandle = std::unique_ptr<natsSubscription, Free<natsSubscription_Destroy>>;
 using JetStreamHandle = std::unique_ptr<jsCtx, Free<jsCtx_Destroy>>;
 using StreamInfoHandle = std::unique_ptr<jsStreamInfo, Free<jsStreamInfo_Destroy>>;

@@ -40,8 +40,8 @@ class Session {
  private:
   class Ear;
   struct Link {
+    SubscriptionHandle answers{};  // dies after the connection, see SubscriptionHandle
     std::shared_ptr<Connection> connection{};
-    SubscriptionHandle answers{};
     std::string inbox{};
     Instant since{};
     bool first = true;  ///< the first this session has made

@@ -222,8 +222,8 @@ void PullSource::lose(const std::string& why) {
   if (!connection_) return;
   speech_->say_rarely(LogLevel::warn, "lost", why + " (" + servers_.label + ")");
   settlements_.use(nullptr);
-  inbox_.reset();
   connection_.reset();
+  inbox_.reset();
   consumer_ready_ = false;
   credit_ = 0;
 }
@@ -376,16 +376,16 @@ void PullSource::finish(milliseconds timeout) {
   if (connection_ && connection_->alive()) {
     receive(milliseconds{0});
     // No interest, no more deliveries; what is under way all the same waits for its ack_wait.
-    inbox_.reset();
+    natsSubscription_Unsubscribe(inbox_.get());
     settlements_.give_back();
     for (const auto& each : held_) settlements_.say(natsMsg_GetReply(each.message.get()), "-NAK");
     const auto rest = std::chrono::floor<milliseconds>(deadline - SteadyClock::now());
     if (rest > milliseconds{0}) natsConnection_FlushTimeout(connection_->get(), rest.count());
   }
   held_.clear();
-  inbox_.reset();
   settlements_.end();
   connection_.reset();
+  inbox_.reset();
 }
 
 }  // namespace
