@@ -35,7 +35,7 @@ constexpr std::int16_t kHeartbeat = 12;
 /// A member cannot know of a rebalance before it polls, so one poll may both bring messages and meet a rebalance. Nobody can
 /// settle those messages while they are still inside of poll: to wait for them there would end with the time for it.
 TEST(Source, ARebalanceDoesNotWaitForMessagesThatPollHasNotHandedOutYet) {
-  constexpr std::size_t kBacklog = 30'000;  // takes poll far longer than a heartbeat, so that the rebalance comes within
+  constexpr std::size_t kBacklog = 10'000;  // takes poll far longer than a heartbeat, so that the rebalance comes within
   support::MockCluster cluster;
   cluster.create("backlog", 1);
   Conduit conduit{{.bootstrap_servers = cluster.servers()}};
@@ -48,13 +48,13 @@ TEST(Source, ARebalanceDoesNotWaitForMessagesThatPollHasNotHandedOutYet) {
 
   const auto source = make_source(
       {.bootstrap_servers = cluster.servers(), .properties = {{"session.timeout.ms", "6000"}, {"heartbeat.interval.ms", "20"}}},
-      "backlog", {.revoke_timeout = 20s});
+      "backlog", {.revoke_timeout = 100s});
   source->open("group", nullptr);
   std::set<std::string> ids;
   SteadyClock::duration longest{0};
   std::size_t handed_out = 0;
   bool rebalanced = false;
-  const auto deadline = SteadyClock::now() + 60s;
+  const auto deadline = SteadyClock::now() + 90s;
   while (ids.size() < kBacklog && SteadyClock::now() < deadline) {
     const auto start = SteadyClock::now();
     const auto messages = source->poll(ids.empty() ? 1 : kBacklog, 100ms);
@@ -71,7 +71,7 @@ TEST(Source, ARebalanceDoesNotWaitForMessagesThatPollHasNotHandedOutYet) {
   }
   EXPECT_EQ(ids.size(), kBacklog);
   EXPECT_EQ(handed_out, kBacklog) << "what was acknowledged is committed before the partitions are given up";
-  EXPECT_LT(longest, 10s) << "the rebalance waited for what nobody had";
+  EXPECT_LT(longest, 50s) << "the rebalance waited for what nobody had";
 }
 
 /// Keeps the lines that tell where librdkafka starts a partition. Any thread.
