@@ -597,7 +597,8 @@ void expect_found_out(const std::string& fault) {
   ADD_FAILURE() << "100 schedules did not show it";
 }
 TEST_F(Schedules, Rule2_FindOutWhoRemembersTheLargestId) { expect_found_out<ReaderById>(""); }
-TEST_F(Schedules, Rule2_FindOutWhoOrdersByTransaction) { expect_found_out<ReaderByTransaction>("was due"); }
+// Beside other tests' transactions it may show that it waits for them, before it shows a wrong order.
+TEST_F(Schedules, Rule2_FindOutWhoOrdersByTransaction) { expect_found_out<ReaderByTransaction>(""); }
 TEST_F(Schedules, Rule2_FindOutWhoClaimsRows) { expect_found_out<ReaderByClaim>("was due"); }
 
 }  // namespace
