@@ -11,6 +11,7 @@
 #include "postgres/connection.hpp"
 #include "postgres/outbox_append.hpp"
 #include "postgres/schema_name.hpp"
+#include "postgres/stored_wire.hpp"
 #include "postgres/text_codec.hpp"
 
 namespace penstock::postgres {
@@ -38,21 +39,7 @@ bool is_data_error(std::string_view state) {
          std::find(classes.begin(), classes.end(), state.substr(0, 2)) != classes.end();
 }
 
-Binding binding_of(const std::string& backend) {
-  if (backend == "rabbitmq") {
-    return Binding::amqp;
-  }
-  return backend == "nats" ? Binding::nats : Binding::kafka;
-}
-
 std::optional<std::string> unless_empty(const std::string& text) { return text.empty() ? std::nullopt : std::optional{text}; }
-
-std::optional<std::string> bytes_of(const pqxx::field& field) {
-  if (field.is_null()) {
-    return std::nullopt;
-  }
-  return from_hex(field.as<std::string>());
-}
 
 Message message_of(const pqxx::row& row) {
   Message message;
@@ -62,9 +49,7 @@ Message message_of(const pqxx::row& row) {
                     .position = row["position"].as<std::int64_t>(),
                     .deliveries = static_cast<std::uint32_t>(row["deliveries"].as<std::int64_t>()),
                     .redelivered = row["redelivered"].as<bool>()};
-  message.wire = {.key = bytes_of(row["wire_key"]),
-                  .headers = headers_from_json(row["headers"].as<std::string>()),
-                  .payload = bytes_of(row["payload"])};
+  message.wire = stored_wire(row);
   try {
     message.event = decode(message.wire, binding_of(message.origin.backend));
   } catch (const MalformedMessage& error) {
