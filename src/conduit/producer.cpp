@@ -25,11 +25,21 @@ constexpr auto kLongestBackoff = 10s;
 constexpr auto kReportsAfterFatal = 1s;
 constexpr auto kRefreshInterval = 500ms;
 constexpr std::size_t kMostSuspects = 10'000;
+constexpr char kBehindAFailure[] = "not sent: an earlier event of its key failed";
+
 /// Whether an earlier event of the same key in the batch has not been, and will not be, stored.
 bool follows_a_failure(const Ledger::Batch& batch, std::span<const Event> events, std::size_t index) {
   if (events[index].key.empty()) return false;
   for (std::size_t i = 0; i < index; ++i) {
     if (batch.waits[i] == nullptr && !batch.outcomes[i].confirmed() && events[i].key == events[index].key) return true;
+  }
+  return false;
+}
+
+/// Whether an earlier event of the same key in the batch is still on its way.
+bool follows_an_open_one(const Ledger::Batch& batch, std::span<const Event> events, std::size_t index) {
+  for (std::size_t i = 0; i < index; ++i) {
+    if (batch.waits[i] != nullptr && events[i].key == events[index].key) return true;
   }
   return false;
 }
@@ -97,7 +107,7 @@ std::future<Outcomes> Producer::submit(const std::string& topic, std::span<const
     std::optional<Outcome> out_of_time;
     for (std::size_t i = 0; i < prepared.size(); ++i) {
       if (batch.any_failed && follows_a_failure(batch, events, i)) {
-        ledger_.settle(batch, i, {Outcome::Status::retryable, "not sent: an earlier event of its key failed"});
+        ledger_.settle(batch, i, {Outcome::Status::retryable, kBehindAFailure});
         continue;
       }
       if (prepared[i].refused) {
@@ -110,7 +120,7 @@ std::future<Outcomes> Producer::submit(const std::string& topic, std::span<const
         continue;
       }
       Outcome why;
-      const Handover result = hand_over(lock, batch, i, topic, prepared[i], why);
+      const Handover result = hand_over(lock, batch, events, i, topic, prepared[i], why);
       if (result == Handover::taken) continue;
       if (result == Handover::out_of_time) out_of_time = why;
       ledger_.settle(batch, i, std::move(why));
@@ -121,10 +131,11 @@ std::future<Outcomes> Producer::submit(const std::string& topic, std::span<const
   return future;
 }
 
-Producer::Handover Producer::hand_over(std::unique_lock<std::mutex>& lock, Ledger::Batch& batch, std::size_t index,
-                                       const std::string& topic, Prepared& event, Outcome& why) {
+Producer::Handover Producer::hand_over(std::unique_lock<std::mutex>& lock, Ledger::Batch& batch, std::span<const Event> events,
+                                       std::size_t index, const std::string& topic, Prepared& event, Outcome& why) {
   if (ledger_.adopt(batch, index, event.identity)) return Handover::taken;
   const bool suspect = suspects_.contains(event.identity);
+  const std::string& key = event.event->key;
   why = {Outcome::Status::retryable, "another event is being sent alone; there was no time left to wait for it"};
   while (true) {
     if (stopping_) {
@@ -133,6 +144,10 @@ Producer::Handover Producer::hand_over(std::unique_lock<std::mutex>& lock, Ledge
     }
     if (client_ == nullptr) {
       why = {Outcome::Status::retryable, "the Kafka client met a fatal error and is being made anew"};
+    } else if (!key.empty() && !partitions_.proved(topic, key) && follows_an_open_one(batch, events, index)) {
+      why = {Outcome::Status::retryable,
+             "not sent: Kafka has confirmed nothing in its partition yet, and an earlier event of its key waits for that" +
+                 trouble_.suffix()};
     } else if (!alone_ && !(suspect && ledger_.unreported() > 0)) {
       Ledger::Slot& slot = ledger_.place(batch, index, event.identity);
       const rd_kafka_resp_err_t error = produce(topic, event, slot);
@@ -149,11 +164,16 @@ Producer::Handover Producer::hand_over(std::unique_lock<std::mutex>& lock, Ledge
     }
     if (SteadyClock::now() >= batch.deadline) return Handover::out_of_time;
     changed_.wait_until(lock, batch.deadline);
+    // What the call sent before may have failed meanwhile, and a new client would know of no gap.
+    if (batch.any_failed && follows_a_failure(batch, events, index)) {
+      why = {Outcome::Status::retryable, kBehindAFailure};
+      return Handover::refused;
+    }
   }
 }
 
 rd_kafka_resp_err_t Producer::produce(const std::string& topic, Prepared& event, Ledger::Slot& slot) {
-  rd_kafka_topic_t* const handle = topic_handle(topic);
+  rd_kafka_topic_t* const handle = partitions_.handle(client_.get(), topic);
   if (handle == nullptr) return RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
   std::array<rd_kafka_vu_t, 6> fields{};
   std::size_t count = 0;
@@ -178,17 +198,11 @@ rd_kafka_resp_err_t Producer::produce(const std::string& topic, Prepared& event,
   return RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
-rd_kafka_topic_t* Producer::topic_handle(const std::string& topic) {
-  RdTopic& handle = topics_[topic];
-  if (!handle) handle.reset(rd_kafka_topic_new(client_.get(), topic.c_str(), nullptr));
-  return handle.get();
-}
-
 /// Asks the brokers again about a topic that librdkafka holds to be missing or forbidden, and would for minutes. Does not wait.
 void Producer::refresh_topic(const std::string& topic) {
   const auto now = SteadyClock::now();
   if (now < next_refresh_) return;
-  rd_kafka_topic_t* const handle = topic_handle(topic);
+  rd_kafka_topic_t* const handle = partitions_.handle(client_.get(), topic);
   if (handle == nullptr) return;
   next_refresh_ = now + kRefreshInterval;
   const rd_kafka_metadata_t* metadata = nullptr;
@@ -283,7 +297,10 @@ void Producer::serve_reports(rd_kafka_event_t* event) {
     const std::lock_guard lock{mutex_};
     while (const rd_kafka_message_t* message = rd_kafka_event_message_next(event)) {
       if (message->_private == nullptr) continue;
-      if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) trouble_.over();
+      if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        trouble_.over();
+        partitions_.prove(*message);
+      }
       report(*static_cast<Ledger::Slot*>(message->_private), message->err, rd_kafka_message_status(message));
     }
     if (ledger_.unreported() == 0) alone_ = false;
@@ -315,13 +332,12 @@ bool Producer::fatal() {
 void Producer::disconnect(const std::string& why, bool wait_for_reports) {
   Client client;
   Queue queue;
-  std::map<std::string, RdTopic> topics;
+  Partitions partitions;
   {
     const std::lock_guard lock{mutex_};
     client = std::move(client_);
     queue = std::move(queue_);
-    topics = std::move(topics_);
-    topics_.clear();
+    partitions = std::exchange(partitions_, {});
   }
   if (!client) return;
   rd_kafka_purge(client.get(), RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
@@ -342,7 +358,7 @@ void Producer::disconnect(const std::string& why, bool wait_for_reports) {
     alone_ = false;
   }
   changed_.notify_all();
-  topics.clear();
+  partitions.release();
   queue.reset();
   client.reset();
 }

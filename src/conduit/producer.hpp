@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <functional>
 #include <future>
-#include <map>
 #include <mutex>
 #include <set>
 #include <span>
@@ -18,6 +17,7 @@
 #include "conduit/client_log.hpp"
 #include "conduit/handles.hpp"
 #include "conduit/ledger.hpp"
+#include "conduit/partitions.hpp"
 #include "conduit/trouble.hpp"
 #include "penstock/conduit.hpp"
 #include "penstock/publisher.hpp"
@@ -48,10 +48,9 @@ class Producer {
   enum class Handover : std::uint8_t { taken, refused, out_of_time };
 
   std::vector<Prepared> prepare(const std::string& topic, std::span<const Event> events) const;
-  Handover hand_over(std::unique_lock<std::mutex>& lock, Ledger::Batch& batch, std::size_t index, const std::string& topic,
-                     Prepared& event, Outcome& why);
+  Handover hand_over(std::unique_lock<std::mutex>& lock, Ledger::Batch& batch, std::span<const Event> events, std::size_t index,
+                     const std::string& topic, Prepared& event, Outcome& why);
   rd_kafka_resp_err_t produce(const std::string& topic, Prepared& event, Ledger::Slot& slot);
-  rd_kafka_topic_t* topic_handle(const std::string& topic);
 
   void run(const std::stop_token& stop);
   void connect();
@@ -70,7 +69,7 @@ class Producer {
   std::condition_variable changed_;  ///< room in librdkafka's queue, a new client, or nobody alone any more
   // Under the mutex; the client and its queue are replaced by the thread alone.
   Ledger ledger_;
-  std::map<std::string, RdTopic> topics_;
+  Partitions partitions_;           ///< of the client of the moment
   std::set<std::string> suspects_;  ///< identities that were in a batch too large for the broker: they are sent alone
   bool alone_ = false;              ///< a suspect is on its way, and nothing else may join its batch
   bool stopping_ = false;

@@ -179,5 +179,24 @@ TEST_F(ConduitPublishing, Rule6_OneTooLargeForItsTopicIsRejectedAndItsNeighbours
   EXPECT_THAT(stored, ElementsAre("0", "1", "3", "4"));
 }
 
+// Rule 7: what is on its way behind a refused batch is not stored either, whether the client has written to the partition or
+// not.
+TEST_F(ConduitPublishing, Rule7_WhatTheBrokerRefusesIsNotPassedByWhatIsBehindIt) {
+  Conduit conduit{{.bootstrap_servers = servers_, .properties = {{"batch.num.messages", "7"}, {"linger.ms", "0"}}}};
+  for (const std::size_t refused : {std::size_t{0}, std::size_t{1}, std::size_t{100}}) {
+    const std::string topic = declare(1, {{"max.message.bytes", "20000"}});
+    const auto publisher = conduit.channel(topic).publisher;
+    std::vector<Event> events;
+    for (std::size_t i = 0; i < 500; ++i)
+      events.push_back(event("k", i == refused ? std::string(50'000, 'x') : std::to_string(i)));
+    const Outcomes outcomes = publisher->publish(events, kPatience);
+    std::size_t stored = 0;
+    while (stored < outcomes.size() && outcomes[stored].confirmed()) ++stored;
+    EXPECT_LE(stored, refused);
+    for (std::size_t i = stored; i < outcomes.size(); ++i) EXPECT_FALSE(outcomes[i].confirmed()) << refused << ", " << i;
+    EXPECT_EQ(support::read_all(servers_, topic, 1).size(), stored) << refused;
+  }
+}
+
 }  // namespace
 }  // namespace penstock
