@@ -27,7 +27,7 @@ std::string in_schema(std::string sql, const Schema& schema) {
   return sql;
 }
 
-Event event_of(std::size_t i) { return {.type = kType, .key = key_of(i), .data = payload_of(i)}; }
+Event unnamed_event(std::size_t i) { return {.type = kType, .key = key_of(i), .data = payload_of(i)}; }
 
 class Appender {
  public:
@@ -59,12 +59,12 @@ class Appender {
     return transactions(Schema::Kind::penstock, full, scale, span, "outbox", [&](const Schema& schema) -> AddEvents {
       auto outbox = std::make_shared<Outbox>(config_.postgres, OutboxOptions{.schema = schema.name(), .source = kSource});
       if (span == 1) {
-        return [outbox](pqxx::work& tx, const Schema&, std::size_t i) { outbox->append(tx, event_of(i)); };
+        return [outbox](pqxx::work& tx, const Schema&, std::size_t i) { outbox->append(tx, unnamed_event(i)); };
       }
       return [outbox, span](pqxx::work& tx, const Schema&, std::size_t i) {
         std::vector<Event> events;
         events.reserve(span);
-        for (std::size_t n = 0; n < span; ++n) events.push_back(event_of(i * span + n));
+        for (std::size_t n = 0; n < span; ++n) events.push_back(unnamed_event(i * span + n));
         outbox->append(tx, events);
       };
     });

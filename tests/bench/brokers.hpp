@@ -8,6 +8,7 @@
 
 #include "harness.hpp"
 #include "penstock/publisher.hpp"
+#include "penstock/source.hpp"
 #include "raw.hpp"
 
 namespace penstock::bench {
@@ -17,9 +18,11 @@ struct Backend {
   std::string name{};
   std::string client{};
   double drain_events = 0;
+  double publish_events = 0;
   Json settings = Json::object();
   std::function<std::unique_ptr<RawBroker>(const Config&)> raw{};
   std::function<Channel(const Config&, const std::string& destination)> channel{};  ///< over a connection of its own
+  std::function<std::unique_ptr<Source>(const Config&, const std::string& destination)> source{};
 };
 
 /// Those whose servers were started.

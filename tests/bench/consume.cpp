@@ -29,16 +29,6 @@ namespace {
 
 constexpr int kWorkers = 8;
 
-Event event_of(std::size_t i) {
-  return {.id = id_of(i),
-          .source = kSource,
-          .type = kType,
-          .key = key_of(i),
-          .data = payload_of(i),
-          .content_type = kContentType,
-          .time = kTime};
-}
-
 /// The first and the latest moment something was done, and how often.
 class Marks {
  public:

@@ -29,15 +29,18 @@ namespace {
 
 using namespace penstock::bench;  // NOLINT: the program of that library
 
-constexpr std::array<std::pair<const char*, std::vector<Work> (*)(const Config&)>, 5> kBenchmarks{{{"append", append_works},
-                                                                                                   {"drain", drain_works},
-                                                                                                   {"backlog", backlog_works},
-                                                                                                   {"latency", latency_works},
-                                                                                                   {"consume", consume_works}}};
+constexpr std::array<std::pair<const char*, std::vector<Work> (*)(const Config&)>, 6> kBenchmarks{
+    {{"append", append_works},
+     {"drain", drain_works},
+     {"backlog", backlog_works},
+     {"latency", latency_works},
+     {"consume", consume_works},
+     {"backends", backend_works}}};
 
 int usage(std::ostream& out, int status) {
   out << "penstock_bench [NAME…] [--json FILE] [--runs N] [--quick]\n"
-         "NAME: append, drain, backlog, latency, consume, relay (the first four), or one work of them, as drain.kafka; "
+         "NAME: append, drain, backlog, latency, consume, backends, relay (the first four), or one work of them, as "
+         "drain.kafka; "
          "default: all.\n"
          "Addresses come from PENSTOCK_POSTGRES_URL, PENSTOCK_KAFKA, PENSTOCK_AMQP_URL and PENSTOCK_NATS_URL; works whose\n"
          "server is not there are left out. scripts/bench starts them.\n";
@@ -93,7 +96,7 @@ bool wanted(const std::vector<std::string>& names, const std::string& group, con
   if (of.only_by_name) return std::find(names.begin(), names.end(), work) != names.end();
   if (names.empty()) return true;
   for (const std::string& name : names) {
-    if (name == "relay" && group != "consume") return true;
+    if (name == "relay" && group != "consume" && group != "backends") return true;
     if (name == group || name == work || work.rfind(name + ".", 0) == 0) return true;
   }
   return false;

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <string>
 
+#include "penstock/event.hpp"
+
 // The same events for both sides.
 namespace penstock::bench {
 
@@ -33,6 +35,16 @@ inline std::string id_of(std::size_t i) {
   std::snprintf(text.data(), text.size(), "01890a5d-ac96-774b-bcce-%012zu", i);
   text.resize(36);
   return text;
+}
+
+inline Event event_of(std::size_t i) {
+  return {.id = id_of(i),
+          .source = kSource,
+          .type = kType,
+          .key = key_of(i),
+          .data = payload_of(i),
+          .content_type = kContentType,
+          .time = kTime};
 }
 
 }  // namespace penstock::bench

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -28,16 +29,20 @@ class RawBroker {
   /// How many messages it holds there, by its own account.
   virtual std::size_t stored(const std::string& name) = 0;
   virtual std::unique_ptr<RawPublisher> publisher(const std::string& name) = 0;
+  /// Reads `count` messages as a new group and acknowledges each. Returns the seconds from the first message to the last.
+  virtual double consume(const std::string& name, const std::string& group, std::size_t count) = 0;
+  /// How many messages that group has not acknowledged.
+  virtual std::size_t unsettled(const std::string& name, const std::string& group) = 0;
 };
 
 constexpr int kKafkaPartitions = 8;
 
 /// `bootstrap`: host:port. Topics of kKafkaPartitions partitions; idempotent producer, acks=all.
 std::unique_ptr<RawBroker> raw_kafka(const std::string& bootstrap);
-/// Durable quorum queues; persistent, mandatory, confirmed, at most `window` unconfirmed.
-std::unique_ptr<RawBroker> raw_rabbitmq(const std::string& url, std::size_t window);
-/// Streams on file storage; PubAck, Nats-Msg-Id, at most `window` without an answer.
-std::unique_ptr<RawBroker> raw_nats(const std::string& url, std::size_t window);
+/// Durable quorum queues; persistent, mandatory, confirmed, at most `window` unconfirmed and `prefetch` unacknowledged.
+std::unique_ptr<RawBroker> raw_rabbitmq(const std::string& url, std::size_t window, std::uint16_t prefetch);
+/// Streams on file storage; PubAck, Nats-Msg-Id, at most `window` without an answer; `fetch` at most pulled at once.
+std::unique_ptr<RawBroker> raw_nats(const std::string& url, std::size_t window, int fetch);
 
 /// Reads a topic to its end as a new group, one message after the other, storing each offset after `each` and committing
 /// them at the end. Returns the seconds from the first message to the last.

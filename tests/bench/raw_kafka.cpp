@@ -171,6 +171,14 @@ class Kafka final : public RawBroker {
     return std::make_unique<KafkaPublisher>(bootstrap_, name);
   }
 
+  double consume(const std::string& name, const std::string& group, std::size_t count) override {
+    return raw_kafka_consume(bootstrap_, name, group, count, [] {});
+  }
+
+  std::size_t unsettled(const std::string& name, const std::string& group) override {
+    return stored(name) - raw_kafka_committed(bootstrap_, name, group);
+  }
+
  private:
   template <class ResultOf, class TopicsOf>
   void await(rd_kafka_queue_t* queue, const std::string& what, ResultOf result_of, TopicsOf topics_of) {

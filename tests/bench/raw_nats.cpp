@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -90,7 +91,7 @@ class NatsPublisher final : public RawPublisher {
 
 class Nats final : public RawBroker {
  public:
-  Nats(std::string url, std::size_t window) : url_{std::move(url)}, window_{window} {
+  Nats(std::string url, std::size_t window, int fetch) : url_{std::move(url)}, window_{window}, fetch_{fetch} {
     check(natsConnection_ConnectTo(connection_.out(), url_.c_str()), "connect");
     check(natsConnection_JetStream(context_.out(), connection_.get(), nullptr), "context");
   }
@@ -120,15 +121,45 @@ class Nats final : public RawBroker {
     return std::make_unique<NatsPublisher>(url_, name, window_);
   }
 
+  double consume(const std::string& name, const std::string& group, std::size_t count) override {
+    Owned<natsSubscription, natsSubscription_Destroy> subscription;
+    jsSubOptions options{};
+    check(jsSubOptions_Init(&options), "options");
+    options.Config.MaxAckPending = fetch_;
+    check(js_PullSubscribe(subscription.out(), context_.get(), name.c_str(), group.c_str(), nullptr, &options, nullptr),
+          "pull subscribe " + name);
+    std::optional<Stopwatch> watch;
+    for (std::size_t seen = 0; seen < count;) {
+      natsMsgList list{};
+      check(natsSubscription_Fetch(&list, subscription.get(), fetch_, 30'000, nullptr), "fetch");
+      if (!watch) watch.emplace();
+      for (int i = 0; i < list.Count; ++i) check(natsMsg_Ack(list.Msgs[i], nullptr), "ack");
+      seen += static_cast<std::size_t>(list.Count);
+      natsMsgList_Destroy(&list);
+    }
+    const double seconds = watch->seconds();
+    check(natsConnection_Flush(connection_.get()), "flush");
+    return seconds;
+  }
+
+  std::size_t unsettled(const std::string& name, const std::string& group) override {
+    Owned<jsConsumerInfo, jsConsumerInfo_Destroy> info;
+    check(js_GetConsumerInfo(info.out(), context_.get(), name.c_str(), group.c_str(), nullptr, nullptr), "consumer info");
+    return static_cast<std::size_t>(info.get()->NumPending) + static_cast<std::size_t>(info.get()->NumAckPending);
+  }
+
  private:
   std::string url_;
   std::size_t window_;
+  int fetch_;
   Connection connection_;
   Context context_;
 };
 
 }  // namespace
 
-std::unique_ptr<RawBroker> raw_nats(const std::string& url, std::size_t window) { return std::make_unique<Nats>(url, window); }
+std::unique_ptr<RawBroker> raw_nats(const std::string& url, std::size_t window, int fetch) {
+  return std::make_unique<Nats>(url, window, fetch);
+}
 
 }  // namespace penstock::bench

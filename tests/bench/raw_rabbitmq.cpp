@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -161,7 +162,8 @@ class RabbitPublisher final : public RawPublisher {
 
 class Rabbit final : public RawBroker {
  public:
-  Rabbit(std::string url, std::size_t window) : url_{std::move(url)}, window_{window} {}
+  Rabbit(std::string url, std::size_t window, std::uint16_t prefetch)
+      : url_{std::move(url)}, window_{window}, prefetch_{prefetch} {}
 
   void create(const std::string& name) override {
     const Amqp amqp{url_};
@@ -197,15 +199,38 @@ class Rabbit final : public RawBroker {
     return std::make_unique<RabbitPublisher>(url_, name, window_);
   }
 
+  double consume(const std::string& name, const std::string& /*group*/, std::size_t count) override {
+    const Amqp amqp{url_};
+    amqp_basic_qos(amqp.get(), kChannel, 0, prefetch_, 0);
+    Amqp::check(amqp_get_rpc_reply(amqp.get()), "qos");
+    amqp_basic_consume(amqp.get(), kChannel, bytes(name), amqp_empty_bytes, 0, 0, 0, amqp_empty_table);
+    Amqp::check(amqp_get_rpc_reply(amqp.get()), "consume " + name);
+    std::optional<Stopwatch> watch;
+    for (std::size_t seen = 0; seen < count; ++seen) {
+      amqp_maybe_release_buffers(amqp.get());
+      amqp_envelope_t envelope{};
+      timeval timeout{30, 0};
+      Amqp::check(amqp_consume_message(amqp.get(), &envelope, &timeout, 0), "message");
+      if (!watch) watch.emplace();
+      const int status = amqp_basic_ack(amqp.get(), kChannel, envelope.delivery_tag, 0);
+      amqp_destroy_envelope(&envelope);
+      if (status != AMQP_STATUS_OK) throw std::runtime_error{std::string{"rabbitmq: ack: "} + amqp_error_string2(status)};
+    }
+    return watch->seconds();
+  }
+
+  std::size_t unsettled(const std::string& name, const std::string& /*group*/) override { return stored(name); }
+
  private:
   std::string url_;
   std::size_t window_;
+  std::uint16_t prefetch_;
 };
 
 }  // namespace
 
-std::unique_ptr<RawBroker> raw_rabbitmq(const std::string& url, std::size_t window) {
-  return std::make_unique<Rabbit>(url, window);
+std::unique_ptr<RawBroker> raw_rabbitmq(const std::string& url, std::size_t window, std::uint16_t prefetch) {
+  return std::make_unique<Rabbit>(url, window, prefetch);
 }
 
 }  // namespace penstock::bench
