@@ -4,16 +4,16 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdlib>
-#include <deque>
+#include <cstring>
 #include <iterator>
 #include <limits>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <stdexcept>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "beacon/names.hpp"
 
@@ -60,8 +60,9 @@ void check(natsStatus status) {
   if (status != NATS_OK) throw std::runtime_error{"NATS message: " + last_error(status)};
 }
 
+/// Only headers that need it are told; most messages have none.
 std::string directory(const Headers& headers) {
-  std::set<std::string> names;
+  std::set<std::string_view> names;
   bool all_plain = true;
   std::string list;
   for (const auto& header : headers) {
@@ -76,25 +77,43 @@ std::string directory(const Headers& headers) {
   return all_plain && names.size() < 2 ? std::string{} : list;
 }
 
-/// Every header of a message: the names sorted, as NATS keeps no order among them.
-std::map<std::string, std::deque<std::string>> headers_of(natsMsg* message) {
-  std::map<std::string, std::deque<std::string>> result;
+/// A header of a message, until somebody takes it.
+struct Field {
+  std::string name{};
+  std::string value{};
+  bool taken = false;
+};
+using Fields = std::vector<Field>;
+
+/// Every header of a message: the names sorted, as NATS keeps no order among them; the values of one name as they came.
+Fields fields_of(natsMsg* message) {
+  Fields result;
   const char** keys = nullptr;
   int count = 0;
   if (natsMsgHeader_Keys(message, &keys, &count) != NATS_OK) return result;
   const std::unique_ptr<const char*, Free<std::free>> keep_keys{keys};
+  std::sort(keys, keys + count, [](const char* a, const char* b) { return std::strcmp(a, b) < 0; });
+  result.reserve(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) {
     const char** values = nullptr;
     int number = 0;
     if (natsMsgHeader_Values(message, keys[i], &values, &number) != NATS_OK) continue;
     const std::unique_ptr<const char*, Free<std::free>> keep_values{values};
-    for (int j = 0; j < number; ++j) result[keys[i]].emplace_back(values[j]);
+    for (int j = 0; j < number; ++j) result.push_back({keys[i], values[j]});
   }
   return result;
 }
 
+/// The first one of that name that is still there, or null.
+Field* first_of(Fields& fields, std::string_view name) {
+  auto found =
+      std::lower_bound(fields.begin(), fields.end(), name, [](const Field& a, std::string_view b) { return a.name < b; });
+  while (found != fields.end() && found->name == name && found->taken) ++found;
+  return found != fields.end() && found->name == name ? &*found : nullptr;
+}
+
 /// One entry of the directory. Falls back on nothing when it is damaged.
-std::optional<Header> entry(std::string_view text, std::map<std::string, std::deque<std::string>>& there) {
+std::optional<Header> entry(std::string_view text, Fields& there) {
   const auto mark = text.find_first_of("=!");
   auto name = unescape(text.substr(0, mark), '%');
   if (!name) return std::nullopt;
@@ -104,11 +123,10 @@ std::optional<Header> entry(std::string_view text, std::map<std::string, std::de
     if (!value) return std::nullopt;
     return Header{std::move(*name), std::move(*value)};
   }
-  const auto found = there.find(*name);
-  if (found == there.end() || found->second.empty()) return std::nullopt;
-  Header header{std::move(*name), std::move(found->second.front())};
-  found->second.pop_front();
-  return header;
+  Field* const found = first_of(there, *name);
+  if (found == nullptr) return std::nullopt;
+  found->taken = true;
+  return Header{std::move(*name), std::move(found->value)};
 }
 
 }  // namespace
@@ -132,19 +150,24 @@ MessageHandle to_message(const Wire& wire, const std::string& subject, const std
   return message;
 }
 
-Arrival from_message(natsMsg* message) {
-  Arrival arrival;
-  auto there = headers_of(message);
+Arrival from_message(natsMsg* message, Wire&& room) {
+  Arrival arrival{.wire = std::move(room), .reserved = {}};
+  arrival.wire.key.reset();
+  arrival.wire.headers.clear();
+  Fields there = fields_of(message);
   const auto size = natsMsg_GetDataLength(message);
   if (size > 0) {
-    arrival.wire.payload.emplace(natsMsg_GetData(message), static_cast<std::size_t>(size));
-  } else if (const auto mark = there.find(kEmptyMark); mark != there.end() && mark->second.front() == "empty") {
+    if (!arrival.wire.payload) arrival.wire.payload.emplace();
+    arrival.wire.payload->assign(natsMsg_GetData(message), static_cast<std::size_t>(size));
+  } else if (const Field* const mark = first_of(there, kEmptyMark); mark != nullptr && mark->value == "empty") {
     arrival.wire.payload.emplace();
+  } else {
+    arrival.wire.payload.reset();
   }
 
   Headers foreign;
-  if (const auto found = there.find(kHeaders); found != there.end()) {
-    const std::string list = found->second.front();
+  if (Field* const found = first_of(there, kHeaders)) {
+    const std::string list = std::move(found->value);
     for (std::size_t begin = 0; begin <= list.size();) {
       const auto comma = std::min(list.find(',', begin), list.size());
       if (auto header = entry(std::string_view{list}.substr(begin, comma - begin), there))
@@ -152,22 +175,23 @@ Arrival from_message(natsMsg* message) {
       begin = comma + 1;
     }
   }
-  there.erase(kHeaders);
-  for (auto& [name, values] : there) {
-    auto& into = is_reserved(name) ? arrival.reserved : is_codec(name) ? arrival.wire.headers : foreign;
-    for (auto& value : values) into.push_back({name, std::move(value)});
+  arrival.wire.headers.reserve(there.size());
+  for (Field& field : there) {
+    if (field.taken || field.name == kHeaders) continue;
+    auto& into = is_reserved(field.name) ? arrival.reserved : is_codec(field.name) ? arrival.wire.headers : foreign;
+    into.push_back({std::move(field.name), std::move(field.value)});
   }
   std::move(foreign.begin(), foreign.end(), std::back_inserter(arrival.wire.headers));
   return arrival;
 }
 
-Event read_event(Arrival& arrival) {
+Event read_event(Arrival& arrival, Event&& room) {
   const auto adopt = [&] {
     arrival.wire.headers.insert(arrival.wire.headers.end(), arrival.reserved.begin(), arrival.reserved.end());
   };
   Event event;
   try {
-    event = decode(arrival.wire, Binding::nats);
+    event = decode(arrival.wire, Binding::nats, std::move(room));
   } catch (const MalformedMessage&) {
     adopt();
     throw;

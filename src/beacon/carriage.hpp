@@ -30,10 +30,11 @@ struct Arrival {
   Wire wire{};
   Headers reserved{};
 };
-Arrival from_message(natsMsg* message);
+/// `room` lends its memory.
+Arrival from_message(natsMsg* message, Wire&& room = {});
 
 /// The event of an arrival. Throws MalformedMessage. Nats-… headers that a publisher of ours wrote end here; a stranger's are
-/// kept like any other header, in `arrival.wire` too.
-Event read_event(Arrival& arrival);
+/// kept like any other header, in `arrival.wire` too. `room` lends its memory.
+Event read_event(Arrival& arrival, Event&& room = {});
 
 }  // namespace penstock::beacon

@@ -19,6 +19,7 @@
 #include "beacon/names.hpp"
 #include "beacon/reply.hpp"
 #include "beacon/settlements.hpp"
+#include "core/spare_messages.hpp"
 
 namespace penstock::beacon {
 namespace {
@@ -96,6 +97,8 @@ class PullSource final : public Source {
   std::vector<Message> poll(std::size_t max, milliseconds wait) override;
 
   void ack(const Message& message) override { settlements_.settle(message.receipt, "+ACK"); }
+  void recycle(std::vector<Message> messages) override { spare_.put(std::move(messages)); }
+
   void retry(const Message& message, milliseconds delay) override {
     // Without a delay JetStream redelivers at once; that is for the caller to want.
     const auto ns = std::chrono::duration_cast<nanoseconds>(delay).count();
@@ -151,6 +154,7 @@ class PullSource final : public Source {
   Instant next_pull_{};
   std::uint64_t pulls_ = 0;
   std::deque<Held> held_;  ///< received, not handed out yet
+  SpareMessages spare_;
 };
 
 bool PullSource::ready() {
@@ -302,7 +306,7 @@ void PullSource::handle_status(natsMsg* message) {
 }
 
 Message PullSource::deliver(natsMsg* raw) {
-  Message message;
+  Message message = spare_.take();
   const std::string reply = natsMsg_GetReply(raw);
   const auto delivery = delivery_of(reply).value_or(Delivery{});
   message.origin = {.backend = "nats",
@@ -311,10 +315,11 @@ Message PullSource::deliver(natsMsg* raw) {
                     .position = delivery.sequence,
                     .deliveries = delivery.deliveries,
                     .redelivered = delivery.deliveries > 1};
-  auto arrival = from_message(raw);
+  auto arrival = from_message(raw, std::move(message.wire));
   try {
-    message.event = read_event(arrival);
+    message.event = read_event(arrival, std::move(message.event));
   } catch (const std::exception& failure) {
+    message.event = {};
     message.defect = failure.what();
   }
   message.wire = std::move(arrival.wire);
