@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -332,11 +333,21 @@ TEST(BeaconSourceOutage, ReadsOnWhenTheServerIsBackAndOldReceiptsSettle) {
   beacon.declare({.name = "orders"});
   store(beacon, "orders", events(2));
   auto source = beacon.source("orders", {.ack_wait = 5s});
-  source->open("workers", nullptr);
+  /// Hears the source say that its connection is gone.
+  struct Listener final : Logger {
+    void log(LogLevel level, const std::string& /*text*/) override { lost = lost || level == LogLevel::warn; }
+    std::atomic<bool> lost{false};
+  };
+  const auto listener = std::make_shared<Listener>();
+  source->open("workers", listener);
   auto messages = take(*source, 2);
   ASSERT_EQ(messages.size(), 2U);
   server.kill();
-  EXPECT_TRUE(source->poll(10, 200ms).empty());
+  // Until then an ack may go into a connection that nobody reads any more.
+  ASSERT_TRUE(eventually([&] {
+    EXPECT_TRUE(source->poll(10, 20ms).empty());
+    return listener->lost.load();
+  }));
   source->ack(messages[0]);  // while it is away: sent when it is back
   server.start();
   ASSERT_TRUE(eventually([&] {
