@@ -12,4 +12,10 @@ std::string_view migration(int number) noexcept;
 /// The number of the last migration.
 int last_migration() noexcept;
 
+// Their texts, each in a file of its own.
+extern const std::string_view kFirst;       ///< the log, the relays' state, and what consumers keep
+extern const std::string_view kReplay;      ///< jobs that bring dead letters back, and the letters' counters
+extern const std::string_view kPartitions;  ///< inbox and audit trail by time, and their retention
+extern const std::string_view kConsumer;    ///< what a consumer does for its messages, as routines
+
 }  // namespace penstock::postgres
