@@ -13,6 +13,11 @@
 
 namespace penstock {
 
+namespace limits {
+class Places;
+}
+class SharedLimits;
+
 struct BulkheadOptions {
   std::string name{};                         ///< required: of the provider, for errors
   std::size_t calls = 0;                      ///< required: most calls at once
@@ -26,11 +31,11 @@ struct BulkheadOptions {
 ///     ... in a handler:
 ///     const auto place = printing.enter(ctx.stop_token());   // until it goes out of scope
 ///
+/// It counts in this process; SharedLimits makes one that all processes share.
+///
 /// Thread safety: any thread. Lifetime: a handle; copies share one bulkhead, and places may outlive them. The clock must
 /// outlive all of them.
 class PENSTOCK_EXPORT Bulkhead {
-  class Impl;
-
  public:
   class PENSTOCK_EXPORT Place {
    public:
@@ -40,8 +45,8 @@ class PENSTOCK_EXPORT Bulkhead {
 
    private:
     friend class Bulkhead;
-    explicit Place(std::shared_ptr<Impl> impl) : impl_{std::move(impl)} {}
-    std::shared_ptr<Impl> impl_;
+    explicit Place(std::shared_ptr<limits::Places> places) : places_{std::move(places)} {}
+    std::shared_ptr<limits::Places> places_;
   };
 
   /// Throws std::invalid_argument, naming the option, the value and the remedy.
@@ -51,7 +56,9 @@ class PENSTOCK_EXPORT Bulkhead {
   [[nodiscard]] Place enter(const std::stop_token& stop = {});
 
  private:
-  std::shared_ptr<Impl> impl_;
+  friend class SharedLimits;
+  explicit Bulkhead(std::shared_ptr<limits::Places> places) : places_{std::move(places)} {}
+  std::shared_ptr<limits::Places> places_;
 };
 
 }  // namespace penstock

@@ -11,6 +11,11 @@
 
 namespace penstock {
 
+namespace limits {
+class Turns;
+}
+class SharedLimits;
+
 struct RateLimitOptions {
   std::string name{};                         ///< required: of the provider, for errors
   double per_second = 0;                      ///< required: tokens that come in a second; 0.1 is one in ten
@@ -28,6 +33,8 @@ struct RateLimitOptions {
 /// A worker that waits for its turn takes nothing else from the source, so the limit slows the intake down. Who would wait
 /// longer than `patience` is refused, and told a time of its own, so that those who were refused come back one by one.
 ///
+/// Its bucket is this process's own; SharedLimits makes one that all processes share.
+///
 /// Thread safety: any thread. Lifetime: a handle; copies share one bucket. The clock must outlive all of them.
 class PENSTOCK_EXPORT RateLimit {
  public:
@@ -38,6 +45,8 @@ class PENSTOCK_EXPORT RateLimit {
   void take(const std::stop_token& stop = {});
 
  private:
+  friend class SharedLimits;
+  RateLimit(RateLimitOptions options, std::shared_ptr<limits::Turns> turns);
   class Impl;
   std::shared_ptr<Impl> impl_;
 };

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "core/limits.hpp"
 #include "penstock/call_refused.hpp"
 
 namespace penstock {
@@ -32,13 +33,11 @@ BulkheadOptions checked(BulkheadOptions options) {
   return options;
 }
 
-}  // namespace
-
-class Bulkhead::Impl {
+class OwnPlaces final : public limits::Places {
  public:
-  explicit Impl(BulkheadOptions given) : options{checked(std::move(given))} {}
+  explicit OwnPlaces(BulkheadOptions given) : options{checked(std::move(given))} {}
 
-  void enter(const std::stop_token& stop) {
+  void enter(const std::stop_token& stop) override {
     std::unique_lock lock{mutex};
     const Clock::TimePoint until = options.clock->now() + options.patience;
     while (running >= options.calls) {
@@ -54,7 +53,7 @@ class Bulkhead::Impl {
     ++running;
   }
 
-  void leave() {
+  void leave() override {
     const std::lock_guard guard{mutex};
     --running;
     left.notify_one();
@@ -67,16 +66,18 @@ class Bulkhead::Impl {
   std::size_t running = 0;
 };
 
-Bulkhead::Bulkhead(BulkheadOptions options) : impl_{std::make_shared<Impl>(std::move(options))} {}
+}  // namespace
+
+Bulkhead::Bulkhead(BulkheadOptions options) : places_{std::make_shared<OwnPlaces>(std::move(options))} {}
 
 Bulkhead::Place Bulkhead::enter(const std::stop_token& stop) {
-  impl_->enter(stop);
-  return Place{impl_};
+  places_->enter(stop);
+  return Place{places_};
 }
 
 Bulkhead::Place::~Place() {
-  if (impl_) {
-    impl_->leave();
+  if (places_) {
+    places_->leave();
   }
 }
 

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "core/limits.hpp"
 #include "penstock/call_refused.hpp"
 
 namespace penstock {
@@ -44,20 +45,17 @@ Clock::Duration seconds(double count) {
   return std::chrono::duration_cast<Clock::Duration>(std::chrono::duration<double>{count});
 }
 
-}  // namespace
-
 /// The bucket is one time: when it will be full again. It lies ahead by one interval for each token that is missing.
-class RateLimit::Impl {
+class Bucket final : public limits::Turns {
  public:
-  explicit Impl(RateLimitOptions given)
-      : options{checked(std::move(given))},
+  explicit Bucket(RateLimitOptions given)
+      : options{std::move(given)},
         interval{seconds(1.0 / options.per_second)},
         saved{seconds((options.burst - 1) / options.per_second)},
         full{options.clock->now()},
         promised{full} {}
 
-  /// Takes a turn and returns how long it is until then. Throws CallRefused.
-  Clock::Duration turn() {
+  Clock::Duration turn() override {
     const std::lock_guard guard{mutex};
     const Clock::TimePoint now = options.clock->now();
     // Not further ahead than it can have come, should a wall clock have been set back.
@@ -73,9 +71,8 @@ class RateLimit::Impl {
     return wait;
   }
 
-  const RateLimitOptions options;
-
  private:
+  const RateLimitOptions options;
   const Clock::Duration interval;
   const Clock::Duration saved;  // what a full bucket allows at once, beside the first
   std::mutex mutex;
@@ -83,10 +80,22 @@ class RateLimit::Impl {
   Clock::TimePoint promised;  // the last turn that was told to one who was refused, and an interval more
 };
 
-RateLimit::RateLimit(RateLimitOptions options) : impl_{std::make_shared<Impl>(std::move(options))} {}
+}  // namespace
+
+class RateLimit::Impl {
+ public:
+  Impl(RateLimitOptions given, std::shared_ptr<limits::Turns> from)
+      : options{checked(std::move(given))}, turns{from ? std::move(from) : std::make_shared<Bucket>(options)} {}
+  const RateLimitOptions options;
+  const std::shared_ptr<limits::Turns> turns;
+};
+
+RateLimit::RateLimit(RateLimitOptions options) : RateLimit{std::move(options), nullptr} {}
+RateLimit::RateLimit(RateLimitOptions options, std::shared_ptr<limits::Turns> turns)
+    : impl_{std::make_shared<Impl>(std::move(options), std::move(turns))} {}
 
 void RateLimit::take(const std::stop_token& stop) {
-  const Clock::Duration wait = impl_->turn();
+  const Clock::Duration wait = impl_->turns->turn();
   if (wait > Clock::Duration{0} && !impl_->options.clock->sleep_for(wait, stop)) {
     throw CallRefused{"stopped while waiting for the rate limit of " + impl_->options.name, milliseconds{0}};
   }

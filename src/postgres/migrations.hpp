@@ -17,5 +17,6 @@ extern const std::string_view kFirst;       ///< the log, the relays' state, and
 extern const std::string_view kReplay;      ///< jobs that bring dead letters back, and the letters' counters
 extern const std::string_view kPartitions;  ///< inbox and audit trail by time, and their retention
 extern const std::string_view kConsumer;    ///< what a consumer does for its messages, as routines
+extern const std::string_view kLimits;      ///< rate limits that processes share
 
 }  // namespace penstock::postgres

@@ -24,6 +24,7 @@
 #include "penstock/rate_limit.hpp"
 #include "penstock/relay.hpp"
 #include "penstock/replay.hpp"
+#include "penstock/shared_limits.hpp"
 #include "penstock/testing/check_idempotent.hpp"
 #include "penstock/testing/manual_clock.hpp"
 #include "penstock/testing/memory_broker.hpp"

@@ -16,6 +16,7 @@
 #include "penstock/outbox.hpp"
 #include "penstock/postgres_datastore.hpp"
 #include "penstock/replay.hpp"
+#include "penstock/shared_limits.hpp"
 #include "penstock/upkeep.hpp"
 #include "postgres/cursor_state.hpp"
 #include "postgres/segments.hpp"
@@ -340,6 +341,7 @@ TEST_F(RolesTest, ARelayRelaysTruncatesAndSeesNothingElse) {
 }
 
 TEST_F(RolesTest, AConsumerSettlesMessagesInEveryWayAndDoesNotReadTheLogOrMoveACursor) {
+  SharedLimits{url_as(worker_), {.schema = schema_.name()}}.rate_limit({.name = "geocoding", .per_second = 1}).take();
   PostgresDatastore store{url_as(worker_), {.schema = schema_.name()}};
   const auto session = store.session("group");
   const auto message = [](int number) {
