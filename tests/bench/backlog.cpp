@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a long backlog costs: the rate, the first event and the memory of a process that does nothing but drain it.
-#include <array>
 #include <chrono>
-#include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "child.hpp"
 #include "payload.hpp"
 #include "penstock/outbox.hpp"
 #include "pg.hpp"
@@ -20,27 +17,6 @@
 
 namespace penstock::bench {
 namespace {
-
-/// "VmHWM" or "VmRSS" of this process, in MB (2^20).
-double memory_mb(const std::string& field) {
-  std::ifstream status{"/proc/self/status"};
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind(field + ":", 0) == 0) return std::stod(line.substr(field.size() + 1)) / 1'024;
-  }
-  throw std::runtime_error{"/proc/self/status has no " + field};
-}
-
-Json in_child(const Config& config, const Schema& schema, std::size_t events) {
-  const std::string command =
-      "'" + config.self + "' --child '" + config.postgres + "' " + schema.name() + " " + std::to_string(events);
-  std::FILE* const pipe = ::popen(command.c_str(), "r");
-  if (pipe == nullptr) throw std::runtime_error{"cannot start " + config.self};
-  std::string printed;
-  std::array<char, 4'096> chunk{};
-  for (std::size_t n = 0; (n = std::fread(chunk.data(), 1, chunk.size(), pipe)) > 0;) printed.append(chunk.data(), n);
-  if (::pclose(pipe) != 0) throw std::runtime_error{"the draining process failed"};
-  return Json::parse(printed);
-}
 
 /// A relay that has worked for a while, and written checkpoints, before it goes away.
 void work_for_a_while(const Schema& original, const Schema& schema) {
@@ -64,7 +40,7 @@ Samples drain_backlog(const Config& config, const Schema& original, std::size_t 
   for (int i = 0; i < times; ++i) {
     refill_outbox(original, schema, backlog, kKeys);
     schema.execute("CHECKPOINT");
-    const Json result = in_child(config, schema, backlog);
+    const Json result = run_child(config, "--child-drain", schema, backlog);
     check_count("events in the sink", backlog, result["events"].get<std::size_t>());
     rates.push_back(result["rate"]);
     firsts.push_back(result["first_ms"]);
@@ -75,8 +51,8 @@ Samples drain_backlog(const Config& config, const Schema& original, std::size_t 
 
 }  // namespace
 
-int drain_child(const std::string& url, const std::string& schema, std::size_t events) {
-  Outbox outbox{url, {.schema = schema, .source = kSource}};
+int drain_child(const Schema& schema, std::size_t events) {
+  Outbox outbox{schema.url(), {.schema = schema.name(), .source = kSource}};
   const auto sink = std::make_shared<InstantSink>();
   const double start = steady_seconds();
   {

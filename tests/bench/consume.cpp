@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <iostream>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "brokers.hpp"
+#include "child.hpp"
 #include "payload.hpp"
 #include "penstock/conduit.hpp"
 #include "penstock/consumer.hpp"
@@ -105,12 +107,11 @@ void create_effects(const Schema& schema) {
   schema.execute("CREATE TABLE " + schema.table("effects") + " (id text PRIMARY KEY, key text NOT NULL)");
 }
 
-/// `make` gets the effects' table and makes the handler.
+/// `make` gets the effects' table and makes the handler. `letters` of the messages are to become dead letters.
 template <class Make>
-Samples exactly_once(const Config& config, std::size_t messages, std::size_t batch, Make make) {
-  const Schema schema{config.postgres, Schema::Kind::penstock};
+double consume_all(const Schema& schema, std::size_t messages, std::size_t batch, Make make, std::size_t letters = 0) {
   create_effects(schema);
-  PostgresDatastore datastore{config.postgres, {.schema = schema.name()}};
+  PostgresDatastore datastore{schema.url(), {.schema = schema.name()}};
   const auto acks = std::make_shared<Marks>();
   Consumer consumer{std::make_unique<ReadySource>(messages, acks),
                     datastore,
@@ -121,9 +122,16 @@ Samples exactly_once(const Config& config, std::size_t messages, std::size_t bat
                     make(schema.table("effects"))};
   run_until(consumer, *acks, messages);
   check_count("acknowledged", messages, acks->count());
-  check_count("effects", messages, schema.count("effects"));
+  check_count("effects", messages - letters, schema.count("effects"));
   check_count("inbox", messages, schema.count("inbox"));
-  return rate(messages, acks->seconds());
+  check_count("dead letters", letters, schema.count("dead_letters"));
+  return static_cast<double>(messages) / acks->seconds();
+}
+
+template <class Make>
+Samples exactly_once(const Config& config, std::size_t messages, std::size_t batch, Make make) {
+  const Schema schema{config.postgres, Schema::Kind::penstock};
+  return {{consume_all(schema, messages, batch, make)}};
 }
 
 Handler one_statement_each(const std::string& effects) {
@@ -131,6 +139,39 @@ Handler one_statement_each(const std::string& effects) {
     run(context.tx(), effect, message.id(), message.key());
     return Verdict::done();
   };
+}
+
+constexpr std::size_t kPoison = 100;  ///< one in so many
+
+/// Every hundredth message can never be handled.
+Handler one_statement_or_none(const std::string& effects) {
+  return [handle = one_statement_each(effects)](const Message& message, Context& context) {
+    return std::stoul(message.id().substr(24)) % kPoison == 0 ? Verdict::reject("poison") : handle(message, context);
+  };
+}
+
+Samples with_poison(const Config& config, std::size_t messages) {
+  const Schema schema{config.postgres, Schema::Kind::penstock};
+  return {{consume_all(schema, messages, 1, one_statement_or_none, (messages + kPoison - 1) / kPoison)}};
+}
+
+/// Messages of other keys that wait for a time that does not come.
+void park(const Schema& schema, std::size_t count) {
+  schema.execute("INSERT INTO " + schema.table("parked") +
+                 " (consumer_group, key, next_attempt_at, attempt, source, event_id, type, backend, channel, payload)"
+                 " SELECT 'bench', 'parked-' || n % 100000, now() + interval '1 day', 1, '" +
+                 kSource + "', 'parked-' || n, '" + kType + "', 'bench', 'bench', convert_to(repeat('x', " +
+                 std::to_string(kPayloadBytes) + "), 'UTF8') FROM generate_series(1, " + std::to_string(count) + ") n");
+  schema.execute("VACUUM ANALYZE " + schema.table("parked"));
+}
+
+/// Intake beside so many parked messages, and the memory of a process that does nothing else.
+Samples beside_parked(const Config& config, std::size_t messages, std::size_t parked) {
+  const Schema schema{config.postgres, Schema::Kind::penstock};
+  if (parked > 0) park(schema, parked);
+  schema.execute("CHECKPOINT");
+  const Json result = run_child(config, "--child-consume", schema, messages);
+  return {{result["rate"].get<double>()}, {result["peak_mb"].get<double>()}};
 }
 
 BatchHandler one_statement(const std::string& effects) {
@@ -367,8 +408,15 @@ Samples queue_by_hand(std::size_t count) {
 
 }  // namespace
 
+int consume_child(const Schema& schema, std::size_t messages) {
+  const double rate = consume_all(schema, messages, 1, one_statement_each);
+  std::cout << Json{{"rate", rate}, {"peak_mb", memory_mb("VmHWM")}} << std::endl;
+  return 0;
+}
+
 std::vector<Work> consume_works(const Config& config) {
   constexpr double kTransactions = 10'000;
+  constexpr double kParked = 1'000'000;
   constexpr double kInBatches = 50'000;
   constexpr double kWithOneStatement = 200'000;
   constexpr double kSleeps = 10'000;
@@ -406,7 +454,28 @@ std::vector<Work> consume_works(const Config& config) {
   };
   handler.settings["messages"] = config.events(kWithOneStatement, 1);
   handler.reference = nullptr;
+  Work poison = once;
+  poison.name = "consume.poison";
+  poison.settings["poison"] = "one in " + std::to_string(kPoison) + " is rejected, and becomes a dead letter";
+  poison.settings["reference"] = "the same without";
+  poison.ours = [=](double scale) { return with_poison(config, config.events(kTransactions, scale)); };
+  poison.reference = once.ours;
+
+  Work parked = once;
+  parked.name = "consume.parked";
+  parked.metrics = {{.name = "rate", .unit = "messages/s", .goal = Goal{Goal::Kind::ratio_within, 0.10}},
+                    {.name = "rss", .unit = "MB", .goal = Goal{Goal::Kind::ours_at_most, 128}}};
+  parked.settings["parked"] = config.events(kParked, 1);
+  parked.settings["reference"] = "the same with none";
+  parked.ours = [=](double scale) {
+    return beside_parked(config, config.events(kTransactions, scale), config.events(kParked, scale));
+  };
+  parked.reference = [=](double scale) { return beside_parked(config, config.events(kTransactions, scale), 0); };
+  parked.most_runs = 3;
+
   works.push_back(std::move(once));
+  works.push_back(std::move(poison));
+  works.push_back(std::move(parked));
   works.push_back(std::move(batch));
   works.push_back(std::move(handler));
 

@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "child.hpp"
 #include "pg.hpp"
 #include "works.hpp"
 
@@ -131,7 +132,8 @@ int run_all(const std::vector<std::string>& names, const Config& config, const s
 int main(int argc, char** argv) {
   try {
     const std::vector<std::string> args(argv + 1, argv + argc);
-    if (args.size() == 4 && args[0] == "--child") return drain_child(args[1], args[2], std::stoul(args[3]));
+    if (args.size() == 4 && args[0] == "--child-drain") return drain_child({args[1], args[2]}, std::stoul(args[3]));
+    if (args.size() == 4 && args[0] == "--child-consume") return consume_child({args[1], args[2]}, std::stoul(args[3]));
     Config config{.postgres = environment("PENSTOCK_POSTGRES_URL"),
                   .kafka = environment("PENSTOCK_KAFKA"),
                   .amqp = environment("PENSTOCK_AMQP_URL"),

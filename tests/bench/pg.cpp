@@ -45,7 +45,10 @@ Schema::Schema(std::string url, Kind kind) : url_{std::move(url)} {
   }
 }
 
+Schema::Schema(std::string url, std::string name) : url_{std::move(url)}, name_{std::move(name)}, own_{false} {}
+
 Schema::~Schema() {
+  if (!own_) return;
   try {
     execute("DROP SCHEMA " + name_ + " CASCADE");
   } catch (const std::exception& e) {

@@ -16,6 +16,8 @@ class Schema {
  public:
   enum class Kind { penstock, empty };
   Schema(std::string url, Kind kind);
+  /// One that is there, and another's.
+  Schema(std::string url, std::string name);
   ~Schema();
   Schema(const Schema&) = delete;
   Schema& operator=(const Schema&) = delete;
@@ -29,6 +31,7 @@ class Schema {
  private:
   std::string url_;
   std::string name_;
+  bool own_ = true;
 };
 
 void execute(const std::string& url, const std::string& sql);
