@@ -84,7 +84,7 @@ class Engine {
   template <class Condition>
   void rest(std::chrono::milliseconds most, const std::stop_token& stop, Condition condition);
 
-  // Workers.
+  // Workers: consumer_workers.cpp.
   void work(Worker& self, const std::stop_token& stop);
   bool pick(Worker& self, TimePoint now);  ///< under the mutex
   bool next_job(Worker& self, const std::stop_token& stop);
