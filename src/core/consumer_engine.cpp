@@ -2,7 +2,6 @@
 #include "core/consumer_engine.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 #include <utility>
 
