@@ -53,7 +53,7 @@ class Book {
   };
 
   Book(std::string channel, std::size_t capacity)
-      : channel_{std::move(channel)}, marks_(capacity), eras_(capacity), stored_(capacity), effects_(capacity) {}
+      : channel_{std::move(channel)}, marks_(capacity), reasons_(capacity), eras_(capacity), stored_(capacity), effects_(capacity) {}
 
   [[nodiscard]] const std::string& channel() const noexcept { return channel_; }
   /// The next number, or the capacity when there is none left.
@@ -68,8 +68,9 @@ class Book {
     if (marks_[number] != 0) marks_[number] |= repeated;
     eras_[number] = era_;
   }
-  void settled(std::size_t number, Outcome::Status status) {
-    switch (status) {
+  void settled(std::size_t number, const Outcome& outcome) {
+    if (!outcome.confirmed()) reasons_[number] = intern(outcome);
+    switch (outcome.status) {
       case Outcome::Status::confirmed:
         marks_[number] |= confirmed;
         ++counts_.confirmed;
@@ -100,6 +101,12 @@ class Book {
     return (marks_[number] & never) != 0 || ((marks_[number] & refused) != 0 && (marks_[number] & (confirmed | unknown)) == 0);
   }
 
+  /// Its last outcome that was not a confirmation.
+  [[nodiscard]] std::string reason(std::size_t number) const {
+    const std::lock_guard lock{mutex_};
+    return said_[reasons_[number]];
+  }
+
   void found(std::size_t number) {
     if (stored_[number] < 255) ++stored_[number];
   }
@@ -121,10 +128,24 @@ class Book {
   [[nodiscard]] const Counts& counts() const noexcept { return counts_; }
 
  private:
+  std::uint16_t intern(const Outcome& outcome) {
+    const std::lock_guard lock{mutex_};
+    const std::string text = std::string{to_string(outcome.status)} + ": " + outcome.error;
+    for (std::size_t i = 0; i < said_.size(); ++i) {
+      if (said_[i] == text) return static_cast<std::uint16_t>(i);
+    }
+    if (said_.size() == 1'000) return 0;
+    said_.push_back(text);
+    return static_cast<std::uint16_t>(said_.size() - 1);
+  }
+
   std::string channel_;
   std::atomic<std::size_t> next_{0};
   std::atomic<std::uint8_t> era_{0};
   std::vector<std::uint8_t> marks_;
+  std::vector<std::uint16_t> reasons_;
+  mutable std::mutex mutex_;
+  std::vector<std::string> said_{"-"};
   std::vector<std::uint8_t> eras_;
   std::vector<std::uint8_t> stored_;
   std::vector<std::atomic<std::uint8_t>> effects_;

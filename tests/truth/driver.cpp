@@ -2,6 +2,7 @@
 #include "truth/driver.hpp"
 
 #include <malloc.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -100,6 +101,9 @@ class Watchdog {
         for (const auto& [what, until] : open_) {
           if (Clock::now() < until) continue;
           line("STUCK: " + what);
+          const std::string look = "command -v gdb >/dev/null && gdb -p " + std::to_string(::getpid()) +
+                                   " -batch -ex 'thread apply all backtrace 24' 2>/dev/null | grep -E '^(#|Thread)'";
+          static_cast<void>(std::system(look.c_str()));  // NOLINT(cert-env33-c): where a debugger is at hand
           std::abort();
         }
       }
@@ -306,7 +310,7 @@ class Flood {
     }
     const bool repeat = !dice_.one_in(3);
     for (std::size_t i = 0; i < outcomes.size(); ++i) {
-      book_.settled(call.numbers[i], outcomes[i].status);
+      book_.settled(call.numbers[i], outcomes[i]);
       if (outcomes[i].confirmed() != outcomes[i].error.empty()) {
         room_.faults.add(std::string{"an outcome is "} + to_string(outcomes[i].status) + ", and its error is '" +
                          outcomes[i].error + "'");
@@ -600,7 +604,7 @@ void hold_against(const Book& book, Faults& faults, bool deduplicates) {
       if (++lost <= 5) examples += " lost " + std::to_string(number);
     }
     if (book.must_not(number) && there) {
-      if (++false_refusals <= 5) examples += " there " + std::to_string(number);
+      if (++false_refusals <= 5) examples += " there " + std::to_string(number) + " (" + book.reason(number) + ")";
     }
     if (book.stored(number) > 1 && (deduplicates || (book.mark(number) & Book::repeated) == 0)) {
       if (++twice <= 5) examples += " twice " + std::to_string(number);
@@ -608,7 +612,7 @@ void hold_against(const Book& book, Faults& faults, bool deduplicates) {
   }
   if (lost > 0) faults.add(book.channel() + ": " + std::to_string(lost) + " confirmed events are not there;" + examples);
   if (false_refusals > 0) {
-    faults.add(book.channel() + ": " + std::to_string(false_refusals) + " events are there that were called not stored;" + examples);
+    faults.add(book.channel() + ": " + std::to_string(false_refusals) + " events are there that were called not stored:" + examples);
   }
   if (twice > 0) faults.add(book.channel() + ": " + std::to_string(twice) + " events are there twice;" + examples);
 }
@@ -702,7 +706,7 @@ std::size_t play(const Plan& plan, int round, Backend& backend, const Server& se
 
     for (std::size_t number = 0; number < work.drawn(); ++number) {
       if (work.must_not(number) && work.effects(number) > 0) {
-        faults.add("the consumer got " + std::to_string(number) + ", which was called not stored");
+        faults.add("the consumer got " + std::to_string(number) + ", which was called " + work.reason(number));
       }
     }
     const std::uint64_t most_again = drinker.retried() + room.resubmitted + in_flight * static_cast<std::uint64_t>(drinker.runs() + 6 * played + 2);

@@ -2,6 +2,7 @@
 #include <nats/nats.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <fstream>
@@ -94,27 +95,43 @@ class Nats final : public Backend {
   void fill(const std::string& channel, bool full) override {
     insist([&] {
       const Raw raw{straight_};
-      jsStreamInfo* info = nullptr;
-      Raw::check(js_GetStreamInfo(&info, raw.js(), channel.c_str(), nullptr, nullptr), "stream");
-      const std::unique_ptr<jsStreamInfo, void (*)(jsStreamInfo*)> owner{info, &jsStreamInfo_Destroy};
-      info->Config->MaxBytes = full ? static_cast<std::int64_t>(info->State.Bytes) + 1 : -1;
+      const auto before = stream(raw, channel);
+      std::this_thread::sleep_for(50ms);
+      const auto info = stream(raw, channel);
+      // A limit below what is there would drop what is there, so it is set a little ahead of what comes.
+      const auto now = static_cast<std::int64_t>(info->State.Bytes);
+      const auto grown = std::max<std::int64_t>(0, now - static_cast<std::int64_t>(before->State.Bytes));
+      info->Config->MaxBytes = full ? now + 4 * grown + 4'096 : -1;
       info->Config->Discard = full ? js_DiscardNew : js_DiscardOld;
       Raw::check(js_UpdateStream(nullptr, raw.js(), info->Config, nullptr, nullptr), "update");
     });
   }
   void alarm(bool /*on*/) override { throw std::logic_error{"nats-server has no alarm"}; }
   void forbid(const std::string& channel, bool on) override {
-    std::ofstream{folder() + "/nats.more"} << "accounts { T { jetstream: enabled, users: [ {user: admin, password: admin},\n"
+    std::ofstream{folder() + "/nats.more"} << "authorization { users = [ {user: admin, password: admin},\n"
                                            << "  {user: app, password: app"
                                            << (on ? ", permissions: {publish: {deny: [\"" + channel + "\"]}}" : std::string{})
-                                           << "} ] } }\n";
+                                           << "} ] }\n";
     ::kill(static_cast<pid_t>(std::stol(server_.state("pid"))), SIGHUP);
     std::this_thread::sleep_for(100ms);  // it tells nobody when it has read it
+    if (on) return;
+    // nats-server 2.9 has no JetStream API any more for who was there before it read its settings again (publishing goes on),
+    // so connections see permissions come and go, and then it is started anew.
+    std::this_thread::sleep_for(400ms);
+    server_.stop();
+    server_.start();
   }
   [[nodiscard]] std::size_t too_large() const override { return (std::size_t{1} << 20U) + 1; }
   [[nodiscard]] bool deduplicates() const override { return true; }
 
  private:
+  using StreamInfo = std::unique_ptr<jsStreamInfo, void (*)(jsStreamInfo*)>;
+  static StreamInfo stream(const Raw& raw, const std::string& channel) {
+    jsStreamInfo* info = nullptr;
+    Raw::check(js_GetStreamInfo(&info, raw.js(), channel.c_str(), nullptr, nullptr), "stream");
+    return {info, &jsStreamInfo_Destroy};
+  }
+
   Server server_{"nats"};
   std::string through_;
   std::string straight_;

@@ -43,7 +43,7 @@ PROPERTIES
     export PENSTOCK_TRUTH_TARGET=$target PENSTOCK_TRUTH_WIRE=$wire
     ;;
   nats)
-    echo 'accounts { T { jetstream: enabled, users: [ {user: admin, password: admin}, {user: app, password: app} ] } }' >"$dir/nats.more"
+    echo 'authorization { users = [ {user: admin, password: admin}, {user: app, password: app} ] }' >"$dir/nats.more"
     ;;
 esac
 "$root/scripts/services" start --dir "$dir" --only "$backend" --kafka real >/dev/null
