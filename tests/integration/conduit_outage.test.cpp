@@ -167,5 +167,27 @@ TEST_F(ConduitOutage, WhatWasAcknowledgedBeforeStaysSettledAndTheRestComes) {
   source->close(10s);
 }
 
+TEST_F(ConduitOutage, ASourceWhoseTopicIsDeletedClosesInTime) {
+  std::vector<Event> events;
+  for (int i = 0; i < 30; ++i) events.push_back(event("key-" + std::to_string(i % 6), i));
+  for (const Outcome& outcome : conduit_.channel(topic_).publisher->publish(events, 60s)) {
+    ASSERT_TRUE(outcome.confirmed()) << outcome.error;
+  }
+  auto source = conduit_.source(topic_);
+  source->open("group-" + uuid7(), nullptr);
+  const auto deadline = SteadyClock::now() + 120s;
+  for (std::size_t handled = 0; handled < events.size() && SteadyClock::now() < deadline;) {
+    for (const Message& message : source->poll(10, 200ms)) {
+      ++handled;
+      source->ack(message);
+    }
+  }
+  support::delete_topic(servers_, topic_);
+  for (int i = 0; i < 10; ++i) static_cast<void>(source->poll(10, 200ms));  // it learns of it
+  const auto start = SteadyClock::now();
+  source->close(3s);
+  EXPECT_LT(SteadyClock::now() - start, 15s) << "librdkafka by itself never comes back";
+}
+
 }  // namespace
 }  // namespace penstock

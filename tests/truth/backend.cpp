@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <mutex>
 #include <stdexcept>
 #include <thread>
 
@@ -25,6 +26,24 @@ void shell(const std::string& command) {
   if (std::system(all.c_str()) != 0) {  // NOLINT(cert-env33-c): a test's own commands
     throw std::runtime_error{"failed: " + command + "; see " + folder() + "/truth.log"};
   }
+}
+
+std::shared_ptr<Logger> client_log() {
+  class File final : public Logger {
+   public:
+    void log(LogLevel /*level*/, const std::string& message) override {
+      const std::lock_guard lock{mutex_};
+      const auto now = std::chrono::system_clock::now().time_since_epoch();
+      const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+      out_ << ms / 1'000 % 86'400 << "." << ms % 1'000 << " " << message << std::endl;
+    }
+
+   private:
+    std::mutex mutex_;
+    std::ofstream out_{folder() + "/client.log"};
+  };
+  static const auto log = std::make_shared<File>();
+  return log;
 }
 
 void Server::services(const std::string& command) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "penstock/logger.hpp"
 #include "penstock/publisher.hpp"
 #include "penstock/source.hpp"
 
@@ -63,6 +64,9 @@ class Server {
   static void services(const std::string& command);
   std::string name_;
 };
+
+/// What the library says, into the servers' folder.
+std::shared_ptr<Logger> client_log();
 
 /// Runs a shell command, its output into the services' folder; throws when it fails.
 void shell(const std::string& command);

@@ -659,7 +659,7 @@ std::size_t play(const Plan& plan, int round, Backend& backend, const Server& se
              std::to_string(drinker.first_effects()) + " effects, heap " + std::to_string(heap_in_use() >> 20U) + " MB");
       }
     }};
-    const int played = script.play(schedule(plan.backend, seed, 1'000, freeze), until);
+    const int played = script.play(schedule(plan.backend, seed, 1'000, freeze, plan.only), until);
     for (Flood* each : {&first, &second, &steady}) each->stop();
     for (Flood* each : {&first, &second, &steady}) {
       const auto guard = room.watchdog.expect("the last outcomes", patience);

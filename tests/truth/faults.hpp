@@ -92,8 +92,9 @@ struct Step {
 };
 
 /// Faults in random order and timing, each of the backend's once before any comes again; from the seed alone.
+/// `only` may hold the names of some.
 inline std::vector<Step> schedule(std::string_view backend, std::uint64_t seed, std::size_t steps,
-                                  std::chrono::milliseconds longest_freeze) {
+                                  std::chrono::milliseconds longest_freeze, std::string_view only = {}) {
   using std::chrono::milliseconds;
   Dice dice{seed};
   std::vector<Step> result;
@@ -101,7 +102,8 @@ inline std::vector<Step> schedule(std::string_view backend, std::uint64_t seed, 
   while (result.size() < steps) {
     if (deck.empty()) {
       for (const Row& each : table) {
-        if (each.why_not(backend).empty()) deck.push_back(each.fault);
+        const bool chosen = only.empty() || only.find(each.name) != std::string_view::npos;
+        if (chosen && each.why_not(backend).empty()) deck.push_back(each.fault);
       }
     }
     const auto at = static_cast<std::size_t>(dice.between(0, static_cast<std::int64_t>(deck.size()) - 1));

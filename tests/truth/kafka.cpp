@@ -19,7 +19,7 @@ constexpr int partitions = 4;
 class ConduitClient final : public Client {
  public:
   explicit ConduitClient(std::uint16_t port)
-      : conduit_{{.bootstrap_servers = "127.0.0.1:" + std::to_string(port), .properties = {{"session.timeout.ms", "6000"}}}} {}
+      : conduit_{{.bootstrap_servers = "127.0.0.1:" + std::to_string(port), .properties = {{"session.timeout.ms", "6000"}}, .logger = client_log()}} {}
   void declare(const std::string& channel) override { conduit_.declare({.name = channel, .partitions = partitions}); }
   Channel channel(const std::string& channel) override { return conduit_.channel(channel); }
   std::unique_ptr<Source> source(const std::string& channel) override { return conduit_.source(channel); }

@@ -17,7 +17,7 @@ using namespace penstock::truth;
 
 constexpr std::chrono::seconds longest_round{60};
 
-int run(const std::string& name, std::chrono::seconds length, std::uint64_t seed) {
+int run(const std::string& name, std::chrono::seconds length, std::uint64_t seed, const std::string& only) {
   const Server server{name};
   // Kafka tells its clients where to go on, so its wire is known before it starts and leads to a listener of its own.
   const auto target = static_cast<std::uint16_t>(
@@ -37,6 +37,7 @@ int run(const std::string& name, std::chrono::seconds length, std::uint64_t seed
     Plan plan;
     plan.backend = name;
     plan.seed = seed;
+    plan.only = only;
     plan.length = length < longest_round + longest_round / 2 ? length : longest_round;
     length -= plan.length;
     const std::size_t calm = play(plan, round, *backend, server, wire, faults);
@@ -61,21 +62,24 @@ int main(int argc, char** argv) {
     std::string name;
     std::chrono::seconds length{30};
     std::uint64_t seed = 1;
+    std::string only;
     for (int i = 1; i < argc; ++i) {
       const std::string_view word = argv[i];
       if (word == "--seconds" && i + 1 < argc) {
         length = std::chrono::seconds{std::stoll(argv[++i])};
       } else if (word == "--seed" && i + 1 < argc) {
         seed = std::stoull(argv[++i]);
+      } else if (word == "--only" && i + 1 < argc) {
+        only = argv[++i];
       } else {
         name = word;
       }
     }
     if (name != "kafka" && name != "rabbitmq" && name != "nats") {
-      std::fprintf(stderr, "usage: truth kafka|rabbitmq|nats [--seconds N] [--seed S]\n");
+      std::fprintf(stderr, "usage: truth kafka|rabbitmq|nats [--seconds N] [--seed S] [--only FAULTS]\n");
       return 2;
     }
-    return run(name, length, seed);
+    return run(name, length, seed, only);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "truth: %s\n", error.what());
     return 1;

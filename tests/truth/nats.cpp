@@ -43,7 +43,7 @@ class Raw {
 
 class BeaconClient final : public Client {
  public:
-  explicit BeaconClient(const std::string& url) : beacon_{{.url = url}} {}
+  explicit BeaconClient(const std::string& url) : beacon_{{.url = url, .logger = client_log()}} {}
   void declare(const std::string& channel) override { beacon_.declare({.name = channel}); }
   Channel channel(const std::string& channel) override { return beacon_.channel(channel); }
   std::unique_ptr<Source> source(const std::string& channel) override { return beacon_.source(channel, {.ack_wait = 5s}); }

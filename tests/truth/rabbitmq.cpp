@@ -13,7 +13,7 @@ std::string url(std::uint16_t port) { return "amqp://guest:guest@127.0.0.1:" + s
 
 class LaneClient final : public Client {
  public:
-  explicit LaneClient(std::uint16_t port) : lane_{{.url = url(port), .heartbeat = std::chrono::seconds{5}}} {}
+  explicit LaneClient(std::uint16_t port) : lane_{{.url = url(port), .heartbeat = std::chrono::seconds{5}, .logger = client_log()}} {}
   void declare(const std::string& channel) override { lane_.declare({.name = channel}); }
   Channel channel(const std::string& channel) override { return lane_.channel(channel); }
   std::unique_ptr<Source> source(const std::string& channel) override { return lane_.source(channel, {.prefetch = 100}); }
