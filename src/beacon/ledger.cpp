@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "beacon/ledger.hpp"
 
+#include <algorithm>
 #include <iterator>
 #include <optional>
 #include <utility>
@@ -8,6 +9,16 @@
 namespace penstock::beacon {
 
 using Status = Outcome::Status;
+
+namespace {
+
+constexpr std::chrono::seconds kLongestCount{5};
+
+void tell(const std::vector<std::shared_ptr<Ledger::Batch>>& complete) {
+  for (const auto& batch : complete) batch->promise.set_value(std::move(batch->outcomes));
+}
+
+}  // namespace
 
 std::shared_ptr<Ledger::Batch> Ledger::enter(std::size_t count, std::shared_ptr<Window> window, Instant deadline) {
   auto batch = std::make_shared<Batch>();
@@ -24,6 +35,7 @@ std::shared_ptr<Ledger::Batch> Ledger::enter(std::size_t count, std::shared_ptr<
   batch->first = next_;
   next_ += count;
   batches_.emplace(batch->first, batch);
+  if (batches_.size() == 1) entered_.notify_all();
   return batch;
 }
 
@@ -32,7 +44,7 @@ Ledger::Place Ledger::take_place(Batch& batch, std::size_t index, const std::fun
   while (true) {
     if (!usable()) return Place::unusable;
     if (batch.states[index] != State::waiting) return Place::late;
-    if (batch.window->in_flight < batch.window->limit) break;
+    if (batch.window->in_flight < batch.window->limit && trails_[batch.window->subject].denied == 0) break;
     if (SteadyClock::now() >= batch.deadline) return Place::late;
     ++waiting_;
     room_.wait_until(lock, batch.deadline);
@@ -40,6 +52,7 @@ Ledger::Place Ledger::take_place(Batch& batch, std::size_t index, const std::fun
   }
   batch.states[index] = State::sent;
   ++batch.window->in_flight;
+  ++trails_[batch.window->subject].open;
   return Place::taken;
 }
 
@@ -62,24 +75,80 @@ bool Ledger::settle_locked(Batch& batch, std::size_t index, Outcome outcome) {
   return --batch.open == 0;
 }
 
+void Ledger::answered_locked(const std::string& subject, std::vector<std::shared_ptr<Batch>>& complete) {
+  const auto found = trails_.find(subject);
+  if (found == trails_.end() || found->second.open == 0) return;
+  --found->second.open;
+  if (found->second.denied > 0) conclude_locked(subject, found->second, complete);
+}
+
+void Ledger::conclude_locked(const std::string& subject, Trail& trail, std::vector<std::shared_ptr<Batch>>& complete) {
+  if (trail.denied < trail.open) return;
+  const Outcome outcome{Status::rejected, trail.words + "; allow the user to publish to it"};
+  for (auto each = batches_.begin(); each != batches_.end();) {
+    Batch& batch = *each->second;
+    bool done = false;
+    for (std::size_t i = 0; batch.window->subject == subject && i < batch.states.size(); ++i) {
+      if (batch.states[i] == State::sent) done = settle_locked(batch, i, outcome) || done;
+    }
+    if (done) complete.push_back(each->second);
+    each = done ? batches_.erase(each) : std::next(each);
+  }
+  std::erase_if(late_, [&](const auto& entry) { return entry.second == subject; });
+  trail = {};
+  room_.notify_all();
+}
+
 void Ledger::settle(std::uint64_t token, Outcome outcome) {
-  std::shared_ptr<Batch> complete;
+  std::vector<std::shared_ptr<Batch>> complete;
   bool room = false;
   {
     const std::lock_guard lock{mutex_};
-    const auto found = find(token);
-    if (found == batches_.end()) return;  // answered after its outcome was decided
-    auto& batch = *found->second;
-    const bool last = settle_locked(batch, token - found->first, std::move(outcome));
-    // A quarter of the window at a time: waking a sender for each place would cost more than the place is worth.
-    room = waiting_ > 0 && batch.window->in_flight <= batch.window->limit - (batch.window->limit + 3) / 4;
-    if (last) {
-      complete = found->second;
-      batches_.erase(found);
+    if (const auto late = late_.find(token); late != late_.end()) {  // answered after its outcome was decided
+      const std::string subject = std::move(late->second);
+      late_.erase(late);
+      answered_locked(subject, complete);
+    } else if (const auto found = find(token); found != batches_.end()) {
+      const std::shared_ptr<Batch> batch = found->second;
+      const std::size_t index = token - found->first;
+      const bool answered = batch->states[index] == State::sent;
+      if (settle_locked(*batch, index, std::move(outcome))) {
+        complete.push_back(batch);
+        batches_.erase(found);
+      }
+      // A quarter of the window at a time: waking a sender for each place would cost more than the place is worth.
+      room = waiting_ > 0 && batch->window->in_flight <= batch->window->limit - (batch->window->limit + 3) / 4;
+      if (answered) answered_locked(batch->window->subject, complete);
     }
   }
   if (room) room_.notify_all();
-  if (complete) complete->promise.set_value(std::move(complete->outcomes));
+  tell(complete);
+}
+
+std::uint64_t Ledger::connection() const {
+  const std::lock_guard lock{mutex_};
+  return connection_;
+}
+
+void Ledger::deny(std::uint64_t connection, const std::string& subject, const std::string& words) {
+  std::vector<std::shared_ptr<Batch>> complete;
+  {
+    const std::lock_guard lock{mutex_};
+    const auto found = trails_.find(subject);
+    if (connection != connection_ || found == trails_.end() || found->second.open == 0) return;
+    Trail& trail = found->second;
+    if (trail.denied++ == 0) trail.since = SteadyClock::now();
+    trail.words = words;
+    conclude_locked(subject, trail, complete);
+  }
+  tell(complete);
+}
+
+bool Ledger::stuck(Instant now) const {
+  const std::lock_guard lock{mutex_};
+  return std::any_of(trails_.begin(), trails_.end(), [now](const auto& entry) {
+    return entry.second.denied > 0 && now - entry.second.since > kLongestCount;
+  });
 }
 
 template <class Choose>
@@ -99,7 +168,7 @@ void Ledger::settle_where(const Choose& choose) {
     }
   }
   room_.notify_all();
-  for (const auto& batch : complete) batch->promise.set_value(std::move(batch->outcomes));
+  tell(complete);
 }
 
 void Ledger::settle_waiting(Batch& batch, std::size_t index, const Outcome& outcome) {
@@ -110,6 +179,12 @@ void Ledger::settle_waiting(Batch& batch, std::size_t index, const Outcome& outc
 }
 
 void Ledger::settle_sent(const Outcome& outcome) {
+  {
+    const std::lock_guard lock{mutex_};
+    ++connection_;
+    trails_.clear();
+    late_.clear();
+  }
   settle_where([&](const Batch& batch, std::size_t i) -> std::optional<Outcome> {
     if (batch.states[i] == State::waiting) return std::nullopt;
     if (batch.states[i] == State::unrouted) return Outcome{Status::retryable, "no stream took it: " + outcome.error};
@@ -120,32 +195,48 @@ void Ledger::settle_sent(const Outcome& outcome) {
 void Ledger::settle_all(const Window& window) {
   settle_where([&](const Batch& batch, std::size_t i) -> std::optional<Outcome> {
     if (batch.window.get() != &window) return std::nullopt;
-    if (batch.states[i] == State::sent) return Outcome{Status::unknown, "the publisher ended before the server answered"};
+    if (batch.states[i] == State::sent) {
+      late_.emplace(batch.first + i, window.subject);
+      return Outcome{Status::unknown, "the publisher ended before the server answered"};
+    }
     return Outcome{Status::retryable, "not sent: the publisher ended"};
   });
 }
 
-void Ledger::sweep(Instant now, const std::map<std::string, std::string>& denied) {
+void Ledger::sweep(Instant now) {
   settle_where([&](const Batch& batch, std::size_t i) -> std::optional<Outcome> {
     if (now < batch.deadline) return std::nullopt;
     if (batch.states[i] == State::waiting) return Outcome{Status::retryable, "not sent within the timeout"};
     if (batch.states[i] == State::unrouted)
       return Outcome{Status::retryable, "no stream takes it, and JetStream does not say why"};
-    if (const auto found = denied.find(batch.window->subject); found != denied.end()) {
-      return Outcome{Status::rejected, found->second + "; allow the user to publish to it"};
-    }
-    return Outcome{Status::unknown, "no acknowledgement within the timeout"};
+    late_.emplace(batch.first + i, batch.window->subject);
+    const auto trail = trails_.find(batch.window->subject);
+    const bool denied = trail != trails_.end() && trail->second.denied > 0;
+    return Outcome{Status::unknown,
+                   "no acknowledgement within the timeout" + (denied ? "; the server says: " + trail->second.words : "")};
   });
 }
 
 void Ledger::mark_unrouted(std::uint64_t token) {
-  const std::lock_guard lock{mutex_};
-  const auto found = find(token);
-  if (found == batches_.end()) return;
-  auto& state = found->second->states[token - found->first];
-  if (state != State::sent) return;
-  state = State::unrouted;
-  ++unrouted_;
+  std::vector<std::shared_ptr<Batch>> complete;
+  {
+    const std::lock_guard lock{mutex_};
+    std::string subject;
+    if (const auto late = late_.find(token); late != late_.end()) {
+      subject = std::move(late->second);
+      late_.erase(late);
+    } else {
+      const auto found = find(token);
+      if (found == batches_.end()) return;
+      auto& state = found->second->states[token - found->first];
+      if (state != State::sent) return;
+      state = State::unrouted;
+      ++unrouted_;
+      subject = found->second->window->subject;
+    }
+    answered_locked(subject, complete);
+  }
+  tell(complete);
 }
 
 std::vector<std::pair<std::uint64_t, std::shared_ptr<Window>>> Ledger::unrouted() const {
@@ -158,6 +249,13 @@ std::vector<std::pair<std::uint64_t, std::shared_ptr<Window>>> Ledger::unrouted(
     }
   }
   return result;
+}
+
+void Ledger::wait_to_sweep(milliseconds tick, const std::stop_token& stop) {
+  std::unique_lock lock{mutex_};
+  if (entered_.wait(lock, stop, [this] { return !batches_.empty(); })) {
+    entered_.wait_for(lock, stop, tick, [] { return false; });
+  }
 }
 
 bool Ledger::idle() const {

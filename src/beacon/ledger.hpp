@@ -9,7 +9,9 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -62,8 +64,18 @@ class Ledger {
   void settle_sent(const Outcome& outcome);
   /// Everything of a publisher.
   void settle_all(const Window& window);
-  /// What is past its deadline. `denied` holds subjects the server refused on this connection, and its words.
-  void sweep(Instant now, const std::map<std::string, std::string>& denied);
+  /// What is past its deadline.
+  void sweep(Instant now);
+  /// Waits until there is something that may come to be past its deadline, and a little longer.
+  void wait_to_sweep(milliseconds tick, const std::stop_token& stop);
+
+  /// The connection's number for `deny`; it ends with `settle_sent`.
+  [[nodiscard]] std::uint64_t connection() const;
+  /// The server refused one event of the subject, and does not say which. When it has refused as many as it has not answered,
+  /// it was these. Until then nothing more is sent to the subject: so the count comes out.
+  void deny(std::uint64_t connection, const std::string& subject, const std::string& words);
+  /// A refusal for longer than that without the count coming out: only a new connection helps.
+  [[nodiscard]] bool stuck(Instant now) const;
 
   void mark_unrouted(std::uint64_t token);
   /// Tokens marked and not settled, with the stream each was meant for.
@@ -74,8 +86,18 @@ class Ledger {
   void wake();
 
  private:
+  /// What went to one subject on this connection.
+  struct Trail {
+    std::size_t open = 0;  ///< sent, and the server has said nothing of it; also what has its outcome by now
+    std::size_t denied = 0;
+    std::string words{};
+    Instant since{};  ///< the first refusal of these
+  };
   using Batches = std::map<std::uint64_t, std::shared_ptr<Batch>>;
   Batches::iterator find(std::uint64_t token);
+  /// The server has said something of an event.
+  void answered_locked(const std::string& subject, std::vector<std::shared_ptr<Batch>>& complete);
+  void conclude_locked(const std::string& subject, Trail& trail, std::vector<std::shared_ptr<Batch>>& complete);
   /// True when that was the batch's last.
   bool settle_locked(Batch& batch, std::size_t index, Outcome outcome);
   template <class Choose>
@@ -83,10 +105,14 @@ class Ledger {
 
   mutable std::mutex mutex_;
   std::condition_variable room_;
+  std::condition_variable_any entered_;
   int waiting_ = 0;
   std::uint64_t next_ = 1;
   std::size_t unrouted_ = 0;
   Batches batches_;
+  std::uint64_t connection_ = 1;
+  std::map<std::string, Trail> trails_;
+  std::unordered_map<std::uint64_t, std::string> late_;  ///< what has its outcome and no answer, with its subject
 };
 
 }  // namespace penstock::beacon

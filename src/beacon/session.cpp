@@ -62,26 +62,11 @@ class Session::Ear final : public Listener {
     ledger.settle(token, outcome_of_reply({natsMsg_GetData(message), static_cast<std::size_t>(std::max(size, 0))}));
   }
 
-  void on_error(const std::string& text) override {
-    speech_->say_rarely(LogLevel::warn, "error", text);
-    if (auto subject = quoted_subject(text); !subject.empty()) {
-      const std::lock_guard lock{mutex_};
-      denied_[std::move(subject)] = text;
-    }
-  }
+  void on_error(const std::string& text) override { speech_->say_rarely(LogLevel::warn, "error", text); }
 
   void on_closed() override {
     ledger.wake();
     poke();
-  }
-
-  [[nodiscard]] std::map<std::string, std::string> denied() const {
-    const std::lock_guard lock{mutex_};
-    return denied_;
-  }
-  void forget_denials() {
-    const std::lock_guard lock{mutex_};
-    denied_.clear();
   }
 
   void poke() {
@@ -101,10 +86,25 @@ class Session::Ear final : public Listener {
 
  private:
   const std::shared_ptr<Speech> speech_;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::condition_variable_any poke_;
   bool poked_ = false;
-  std::map<std::string, std::string> denied_;
+};
+
+/// The same for one connection: what it refuses is counted, so it must not be taken for a refusal of the next one.
+class Session::LinkEar final : public Listener {
+ public:
+  explicit LinkEar(std::shared_ptr<Ear> ear) : ear_{std::move(ear)}, connection_{ear_->ledger.connection()} {}
+  void on_message(natsMsg* message) override { ear_->on_message(message); }
+  void on_error(const std::string& text) override {
+    ear_->on_error(text);
+    if (const auto subject = quoted_subject(text); !subject.empty()) ear_->ledger.deny(connection_, subject, text);
+  }
+  void on_closed() override { ear_->on_closed(); }
+
+ private:
+  const std::shared_ptr<Ear> ear_;
+  const std::uint64_t connection_;
 };
 
 Session::Session(Servers servers, std::shared_ptr<Logger> logger)
@@ -113,9 +113,10 @@ Session::Session(Servers servers, std::shared_ptr<Logger> logger)
       ear_{std::make_shared<Ear>(speech_)} {}
 
 Session::~Session() {
-  if (thread_.joinable()) {
-    thread_.request_stop();
-    thread_.join();
+  for (std::jthread* each : {&thread_, &sweeper_}) {
+    if (!each->joinable()) continue;
+    each->request_stop();
+    each->join();
   }
   ledger().settle_sent({Status::unknown, "the publisher ended before the server answered"});
 }
@@ -127,6 +128,12 @@ std::shared_ptr<Session::Link> Session::await_link(Instant deadline) {
   if (!wanted_) {
     wanted_ = true;
     thread_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
+    sweeper_ = std::jthread{[this](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+        ledger().sweep(SteadyClock::now());
+        ledger().wait_to_sweep(kTick, stop);
+      }
+    }};
   }
   changed_.wait_until(lock, deadline, [&] { return (link_ && link_->connection->alive()) || (!link_ && !trying_); });
   return link_;
@@ -187,7 +194,7 @@ std::future<Outcomes> Session::submit(const std::shared_ptr<Window>& window, std
 void Session::run(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     try {
-      ledger().sweep(SteadyClock::now(), ear_->denied());
+      if (link_ && ledger().stuck(SteadyClock::now())) link_->connection->condemn();
       if (link_ && !link_->connection->alive()) disconnect("the connection was lost");
       if (!link_ && SteadyClock::now() >= next_attempt_) connect();
       if (link_) answer_unrouted();
@@ -214,7 +221,8 @@ void Session::connect() {
   std::string error;
   try {
     made = std::make_shared<Link>();
-    made->connection = std::make_shared<Connection>(servers_, announced_, ear_, kConnectTimeout);
+    made->ear = std::make_shared<LinkEar>(ear_);
+    made->connection = std::make_shared<Connection>(servers_, announced_, made->ear, kConnectTimeout);
     made->inbox = Connection::new_inbox();
     made->answers = made->connection->listen(made->inbox + ".*");
     made->since = SteadyClock::now();
@@ -227,7 +235,6 @@ void Session::connect() {
   if (made) {
     backoff_.reset();
     connected_before_ = true;
-    ear_->forget_denials();
     speech_->say(LogLevel::info, "connected to " + servers_.label);
   } else {
     next_attempt_ = SteadyClock::now() + backoff_.next();

@@ -39,7 +39,9 @@ class Session {
 
  private:
   class Ear;
+  class LinkEar;
   struct Link {
+    std::shared_ptr<LinkEar> ear{};
     SubscriptionHandle answers{};  // dies after the connection, see SubscriptionHandle
     std::shared_ptr<Connection> connection{};
     std::string inbox{};
@@ -72,7 +74,8 @@ class Session {
   bool connected_before_ = false;
   std::vector<std::string> announced_;
 
-  std::jthread thread_;  // last: it ends first
+  std::jthread thread_;   // last: they end first
+  std::jthread sweeper_;  // keeps the deadlines, whatever the other one waits for
 };
 
 }  // namespace penstock::beacon

@@ -57,6 +57,12 @@ void Settlements::give_back() {
   open_.clear();
 }
 
+void Settlements::forget() {
+  const std::lock_guard lock{mutex_};
+  open_.clear();
+  unsent_.clear();
+}
+
 void Settlements::end() {
   const std::lock_guard lock{mutex_};
   open_.clear();

@@ -31,6 +31,8 @@ class Settlements {
   void give_back();
   /// Forgets everything.
   void end();
+  /// Forgets everything of a consumer that is there no more, and goes on: the same words would settle messages of the next one.
+  void forget();
 
  private:
   struct Open {

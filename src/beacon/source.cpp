@@ -146,6 +146,7 @@ class PullSource final : public Source {
   std::string inbox_name_;
   std::vector<std::string> announced_;
   bool consumer_ready_ = false;
+  std::int64_t consumer_made_ = 0;  ///< when, by the server's clock; 0: not known yet
   Backoff backoff_;
   Instant next_attempt_{};
 
@@ -164,6 +165,7 @@ bool PullSource::ready() {
   try {
     if (!connection_) connect();
     ensure_consumer();
+    settlements_.use(connection_);
     backoff_.reset();
     return true;
   } catch (const std::exception& failure) {
@@ -181,7 +183,6 @@ void PullSource::connect() {
   connection_ = std::move(made);
   consumer_ready_ = false;
   credit_ = 0;
-  settlements_.use(connection_);
   speech_->say(LogLevel::info, "\"" + channel_ + "\" is read by \"" + durable_ + "\" from " + servers_.label);
 }
 
@@ -219,6 +220,13 @@ void PullSource::ensure_consumer() {
     throw std::runtime_error{"cannot make the consumer \"" + durable_ + "\" of the stream \"" + stream_ +
                              "\": " + last_error(status) + (code == JSStreamNotFoundErr ? "; declare the stream first" : "")};
   }
+  // Sequences begin anew with a stream that was deleted and made again, so old settlements would be of other messages.
+  if (consumer_made_ != 0 && info->Created != consumer_made_) {
+    settlements_.forget();
+    held_.clear();
+    speech_->say(LogLevel::warn, "\"" + durable_ + "\" of \"" + channel_ + "\" was deleted and is there anew; what it had delivered is void");
+  }
+  consumer_made_ = info->Created;
   consumer_ready_ = true;
 }
 
@@ -252,7 +260,8 @@ void PullSource::pull(std::size_t count, milliseconds wait) {
 void PullSource::pull_failed(const std::string& why) {
   speech_->say_rarely(LogLevel::warn, "pull", "\"" + channel_ + "\": " + why);
   credit_ = 0;
-  consumer_ready_ = false;  // look again whether stream and consumer are there
+  settlements_.use(nullptr);  // they wait until it is known that the consumer is the same
+  consumer_ready_ = false;    // look again whether stream and consumer are there
   next_attempt_ = SteadyClock::now() + backoff_.next();
 }
 

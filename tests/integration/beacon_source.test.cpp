@@ -236,6 +236,26 @@ TEST_F(BeaconSource, WithoutASignItIsRedeliveredAndTheOldReceiptStillSettles) {
   EXPECT_TRUE(settled("workers"));
 }
 
+TEST_F(BeaconSource, AnOldReceiptSettlesNothingOfAStreamMadeAnew) {
+  store(beacon_, stream_, {event(1)});
+  auto source = join("workers");
+  const auto old = take(*source, 1);
+  ASSERT_EQ(old.size(), 1U);
+  raw_.remove(stream_);
+  beacon_.declare({.name = stream_});
+  store(beacon_, stream_, {event(2)});
+  const auto fresh = take(*source, 1);
+  ASSERT_EQ(fresh.size(), 1U);
+  ASSERT_EQ(fresh[0].id(), "2");
+  ASSERT_EQ(fresh[0].origin.position, old[0].origin.position) << "sequences begin anew, which is the danger";
+  source->ack(old[0]);
+  source->close(5s);
+  auto next = join("workers");
+  const auto again = take(*next, 1);
+  ASSERT_EQ(again.size(), 1U) << "nobody has acknowledged it";
+  EXPECT_EQ(again[0].id(), "2");
+}
+
 TEST_F(BeaconSource, NoMoreThanMaxAckPendingAreOut) {
   store(beacon_, stream_, events(10));
   auto source = join("workers", {.max_ack_pending = 3});

@@ -598,6 +598,9 @@ void hold_against(const Book& book, Faults& faults, bool deduplicates) {
   std::size_t false_refusals = 0;
   std::size_t twice = 0;
   std::string examples;
+  std::size_t first = 0;
+  while (first < book.drawn() && !book.must(first)) ++first;
+  examples = " the first that must be there is " + std::to_string(first) + ";";
   for (std::size_t number = 0; number < book.drawn(); ++number) {
     const bool there = book.stored(number) > 0;
     if (book.must(number) && !there) {

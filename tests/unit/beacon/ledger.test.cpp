@@ -86,7 +86,7 @@ TEST_F(BeaconLedger, DeadlinesTellSentFromNotSent) {
   ledger.mark_unrouted(batch->first + 1);
   ASSERT_EQ(ledger.unrouted().size(), 1U);
   EXPECT_EQ(ledger.unrouted().front().first, batch->first + 1);
-  ledger.sweep(SteadyClock::now(), {});
+  ledger.sweep(SteadyClock::now());
   ASSERT_TRUE(ready(future));
   const auto outcomes = future.get();
   EXPECT_EQ(outcomes[0].status, Status::unknown);
@@ -96,13 +96,45 @@ TEST_F(BeaconLedger, DeadlinesTellSentFromNotSent) {
   EXPECT_TRUE(ledger.unrouted().empty());
 }
 
-TEST_F(BeaconLedger, ASubjectTheServerRefusedIsRejected) {
-  const auto batch = ledger.enter(1, window, SteadyClock::now());
+TEST_F(BeaconLedger, WhatTheServerRefusedIsRejectedAtOnceWhenItCanBeNothingElse) {
+  const auto batch = ledger.enter(2, window, later);
   auto future = batch->promise.get_future();
   ASSERT_EQ(ledger.take_place(*batch, 0, yes), Ledger::Place::taken);
-  ledger.sweep(SteadyClock::now(), {{"s", "Permissions Violation"}});
+  ASSERT_EQ(ledger.take_place(*batch, 1, yes), Ledger::Place::taken);
+  ledger.deny(ledger.connection(), "s", "Permissions Violation");
+  EXPECT_FALSE(ready(future)) << "one of two, and which is not said";
+  ledger.deny(ledger.connection(), "s", "Permissions Violation");
   ASSERT_TRUE(ready(future));
-  EXPECT_EQ(future.get().front().status, Status::rejected);
+  for (const auto& outcome : future.get()) EXPECT_EQ(outcome.status, Status::rejected);
+}
+
+TEST_F(BeaconLedger, ARefusalIsNotTakenForAnEventThatMayBeStored) {
+  const auto first = ledger.enter(2, window, SteadyClock::now());
+  auto expired = first->promise.get_future();
+  ASSERT_EQ(ledger.take_place(*first, 0, yes), Ledger::Place::taken);
+  ASSERT_EQ(ledger.take_place(*first, 1, yes), Ledger::Place::taken);
+  ledger.deny(ledger.connection(), "s", "Permissions Violation");
+  ledger.sweep(SteadyClock::now());
+  ASSERT_TRUE(ready(expired));
+  for (const auto& outcome : expired.get()) EXPECT_EQ(outcome.status, Status::unknown) << "one of them may be stored";
+
+  const auto second = ledger.enter(1, window, SteadyClock::now() + std::chrono::milliseconds{10});
+  auto held = second->promise.get_future();
+  EXPECT_EQ(ledger.take_place(*second, 0, yes), Ledger::Place::late) << "nothing more is sent until the count comes out";
+  ledger.settle(first->first, {Status::confirmed, {}});  // the one that was stored, answered late
+  EXPECT_EQ(ledger.take_place(*ledger.enter(1, window, later), 0, yes), Ledger::Place::taken);
+  ledger.settle_waiting(*second, 0, {Status::retryable, "late"});
+}
+
+TEST_F(BeaconLedger, ARefusalOfAnEarlierConnectionSaysNothingOfThisOne) {
+  const auto before = ledger.connection();
+  ledger.settle_sent({Status::unknown, "lost"});
+  const auto batch = ledger.enter(1, window, later);
+  auto future = batch->promise.get_future();
+  ASSERT_EQ(ledger.take_place(*batch, 0, yes), Ledger::Place::taken);
+  ledger.deny(before, "s", "Permissions Violation");
+  EXPECT_FALSE(ready(future));
+  ledger.settle_all(*window);
 }
 
 TEST_F(BeaconLedger, ALostConnectionLeavesWhatWasNotSent) {
