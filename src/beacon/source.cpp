@@ -364,7 +364,13 @@ std::vector<Message> PullSource::poll(std::size_t max, milliseconds wait) {
       receive(std::min(rest(), std::max(options_.ack_wait / 4, milliseconds{1})));
       continue;
     }
-    if (credit_ > 0 && now >= pull_ends_) credit_ = 0;
+    if (credit_ > 0 && now >= pull_ends_) {
+      // The server ends every pull with a word; a consumer that is there no more says nothing, also not that it is gone.
+      credit_ = 0;
+      settlements_.use(nullptr);
+      consumer_ready_ = false;
+      continue;
+    }
     auto patience = rest();
     if (credit_ == 0 && held_.size() < max) {
       if (now >= next_pull_) {

@@ -106,7 +106,7 @@ void Lane::declare(std::span<const QueueSpec> given, std::chrono::milliseconds t
         bool any = false;
         for (const QueueSpec& each : queues) {
           queue = &each;
-          any = lane::declare_queue(connection, 1, each) || any;
+          any = lane::declare_queue(connection, 1, each, *settings.topology) || any;
           created = created || any;
         }
         return any;

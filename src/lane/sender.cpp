@@ -184,7 +184,7 @@ void Sender::connect() {
   channel_open_ = declare_channel_open_ = blocked_ = flow_stopped_ = false;
   largest_.reset();
   delays_declared_.clear();
-  queue_trusted_ = {};
+  queue_missing_ = false;
   returned_.reset();
   connection_ =
       std::make_unique<Connection>(settings_.address, settings_.heartbeat, name_, Clock::now() + connect_timeout, interrupt_);
@@ -192,7 +192,7 @@ void Sender::connect() {
     try {
       connection_->open_channel(declare_channel);
       declare_channel_open_ = true;
-      if (declare_queue(*connection_, declare_channel, *spec)) queue_trusted_ = Clock::now() + settling;
+      declare_queue(*connection_, declare_channel, *spec, *settings_.topology);
     } catch (const AmqpError& error) {
       if (!error.channel_only()) throw;
       declare_channel_open_ = false;
@@ -301,11 +301,14 @@ void Sender::handle_content(const amqp_frame_t& frame) {
     log(settings_.logger, LogLevel::warn, name_ + ": RabbitMQ returned a message that is not known here");
     return;
   }
+  if (return_key_ == queue_) queue_missing_ = true;
   sent->returned = "RabbitMQ returned it, " + return_reason_ + ": there is no queue '" + return_key_ +
                    "'; declare it (Lane::declare) or correct the channel's name";
 }
 
 void Sender::settle(std::uint64_t tag, bool multiple, bool acked) {
+  // Whoever made the queue meanwhile: another connection of ours, or somebody else after a message had found none.
+  const SteadyTime queue_trusted = std::max(settings_.topology->trusted(queue_), queue_found_ + settling);
   Finished finished;
   {
     const std::lock_guard lock{mutex_};
@@ -317,9 +320,16 @@ void Sender::settle(std::uint64_t tag, bool multiple, bool acked) {
         outcome = {Outcome::Status::rejected, std::move(sent.returned)};
       }
       if (careful_ > 0) --careful_;
-      if (outcome.confirmed() && sent.trusted > Clock::now()) {
-        held_.emplace(sent.trusted, std::move(sent));
-        return;
+      if (outcome.confirmed()) {
+        SteadyTime trusted = sent.trusted;
+        if (sent.routing_key == queue_) {
+          if (std::exchange(queue_missing_, false)) queue_found_ = Clock::now();
+          trusted = std::max({trusted, queue_trusted, queue_found_ + settling});
+        }
+        if (trusted > Clock::now()) {
+          held_.emplace(trusted, std::move(sent));
+          return;
+        }
       }
       finish(sent.batch, sent.index, std::move(outcome), finished);
     });

@@ -145,7 +145,7 @@ void Sender::publish(Waiting& waiting) {
     return reject("its headers take " + std::to_string(size) + " bytes and must fit RabbitMQ's frame of " +
                   std::to_string(connection_->frame_max()) + "; move them into the payload");
   }
-  SteadyTime trusted = queue_trusted_;
+  SteadyTime trusted{};
   if (parcel.through) {
     try {
       trusted = prepare_delay(*parcel.through);

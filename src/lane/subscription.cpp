@@ -244,7 +244,7 @@ void Subscription::declare() {
   if (!spec) return;
   try {
     connection_->open_channel(declare_channel);
-    declare_queue(*connection_, declare_channel, *spec);
+    declare_queue(*connection_, declare_channel, *spec, *settings_.topology);
     amqp_channel_close(connection_->state(), declare_channel, AMQP_REPLY_SUCCESS);
   } catch (const AmqpError& error) {
     if (!error.channel_only()) throw;

@@ -45,11 +45,14 @@ bool exists(Connection& connection, amqp_channel_t channel, std::string_view nam
 }
 
 /// True when it was created.
-bool declare(Connection& connection, amqp_channel_t channel, std::string_view name, std::vector<amqp_table_entry_t> arguments) {
+bool declare(Connection& connection, amqp_channel_t channel, std::string_view name, std::vector<amqp_table_entry_t> arguments,
+             Topology* topology = nullptr) {
   const bool known = exists(connection, channel, name);
+  if (!known && topology != nullptr) topology->making(std::string{name});
   amqp_queue_declare(connection.state(), channel, bytes(name), no, yes, no, no,
                      amqp_table_t{static_cast<int>(arguments.size()), arguments.data()});
   connection.check_rpc(channel, "declaring a queue");
+  if (!known && topology != nullptr) topology->making(std::string{name});  // from now on it may be written down
   return !known;
 }
 
@@ -91,14 +94,14 @@ void check_queue(const QueueSpec& queue) {
   }
 }
 
-bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue) {
+bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue, Topology& topology) {
   std::vector<amqp_table_entry_t> arguments;
   const bool quorum = queue.kind == QueueSpec::Kind::quorum;
   arguments.push_back(entry("x-queue-type", std::string_view{quorum ? "quorum" : "classic"}));
   if (quorum) arguments.push_back(entry("x-delivery-limit", never));
   if (queue.priorities > 0) arguments.push_back(entry("x-max-priority", std::int64_t{queue.priorities}));
   if (queue.single_active_consumer) arguments.push_back(entry("x-single-active-consumer", true));
-  return declare(connection, channel, queue.name, std::move(arguments));
+  return declare(connection, channel, queue.name, std::move(arguments), &topology);
 }
 
 bool declare_delay(Connection& connection, amqp_channel_t channel, const DelayQueue& queue) {
@@ -126,6 +129,17 @@ milliseconds delay_step(milliseconds delay) {
 void Topology::remember(const QueueSpec& queue) {
   const std::lock_guard lock{mutex_};
   queues_[queue.name] = queue;
+}
+
+void Topology::making(const std::string& name) {
+  const std::lock_guard lock{mutex_};
+  trusted_[name] = std::chrono::steady_clock::now() + settling;
+}
+
+SteadyTime Topology::trusted(const std::string& name) const {
+  const std::lock_guard lock{mutex_};
+  const auto found = trusted_.find(name);
+  return found == trusted_.end() ? SteadyTime{} : found->second;
 }
 
 std::optional<QueueSpec> Topology::find(const std::string& name) const {

@@ -20,9 +20,11 @@ void check_queue_name(std::string_view name);
 /// Throws std::invalid_argument, naming the field, for what no queue can be.
 void check_queue(const QueueSpec& queue);
 
+class Topology;
+
 /// Makes sure of the durable queue over an open channel, which stays open. True when it was not there before: then messages
 /// are to be trusted to it after `settling` only. Throws AmqpError; the channel is closed then if it is `channel_only`.
-bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue);
+bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue, Topology& topology);
 
 /// The same for a delay queue. Declaring it again tells RabbitMQ that it is still in use.
 bool declare_delay(Connection& connection, amqp_channel_t channel, const DelayQueue& queue);
@@ -46,9 +48,15 @@ class Topology {
   void remember(const QueueSpec& queue);
   [[nodiscard]] std::optional<QueueSpec> find(const std::string& name) const;
 
+  /// One of our connections makes a queue: said before it is asked for, as messages may be in it before the answer is here.
+  void making(const std::string& name);
+  /// When what is in a queue counts as stored; long ago for one that was not made by us lately.
+  [[nodiscard]] SteadyTime trusted(const std::string& name) const;
+
  private:
   mutable std::mutex mutex_;
   std::map<std::string, QueueSpec> queues_;
+  std::map<std::string, SteadyTime> trusted_;
 };
 
 }  // namespace penstock::lane
