@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <stdexcept>
@@ -201,7 +202,9 @@ void PullSource::ensure_consumer() {
   }
   // A group that exists goes on where it is; where it began once cannot be changed and must be given as it was.
   jsConsumerInfo* known = nullptr;
-  if (js_GetConsumerInfo(&known, js.get(), stream_.c_str(), durable_.c_str(), nullptr, nullptr) == NATS_OK) {
+  const auto asked = js_GetConsumerInfo(&known, js.get(), stream_.c_str(), durable_.c_str(), nullptr, nullptr);
+  const bool absent = asked == NATS_NOT_FOUND;
+  if (asked == NATS_OK) {
     config.DeliverPolicy = known->Config->DeliverPolicy;
     config.OptStartSeq = known->Config->OptStartSeq;
     config.OptStartTime = known->Config->OptStartTime;
@@ -220,8 +223,11 @@ void PullSource::ensure_consumer() {
     throw std::runtime_error{"cannot make the consumer \"" + durable_ + "\" of the stream \"" + stream_ +
                              "\": " + last_error(status) + (code == JSStreamNotFoundErr ? "; declare the stream first" : "")};
   }
-  // Sequences begin anew with a stream that was deleted and made again, so old settlements would be of other messages.
-  if (consumer_made_ != 0 && info->Created != consumer_made_) {
+  // Sequences begin anew with a stream that was deleted and made again, so old settlements would be of other messages. After a
+  // restart nats-server 2.9 tells a slightly other time for the same consumer.
+  constexpr nanoseconds slack = std::chrono::seconds{1};
+  const bool other = std::abs(info->Created - consumer_made_) > slack.count();
+  if (consumer_made_ != 0 && (absent || other)) {
     settlements_.forget();
     held_.clear();
     speech_->say(LogLevel::warn, "\"" + durable_ + "\" of \"" + channel_ + "\" was deleted and is there anew; what it had delivered is void");

@@ -184,7 +184,6 @@ void Sender::connect() {
   channel_open_ = declare_channel_open_ = blocked_ = flow_stopped_ = false;
   largest_.reset();
   delays_declared_.clear();
-  queue_missing_ = false;
   returned_.reset();
   connection_ =
       std::make_unique<Connection>(settings_.address, settings_.heartbeat, name_, Clock::now() + connect_timeout, interrupt_);

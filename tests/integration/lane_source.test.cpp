@@ -290,6 +290,32 @@ TEST_F(LaneReceiving, CloseKeepsEveryAcknowledgement) {
   }
 }
 
+// A queue that RabbitMQ has just made is lost by a crash with all it confirmed, whoever had it made.
+TEST_F(LaneReceiving, WhatAQueueMadeAnewConfirmsCountsWhenItWouldSurviveACrash) {
+  const auto queue = ready();
+  Lane lane{{.url = url()}};
+  lane.declare({.name = queue});
+  const auto publisher = lane.channel(queue).publisher;
+  ASSERT_TRUE(publisher->publish(event(1), patience).confirmed());
+  auto source = lane.source(queue);
+  source->open("group", nullptr);
+  ASSERT_EQ(take(*source, 1).size(), 1U);
+  support::RawAmqp{url()}.remove(queue);
+  // The source makes it again, over a connection that the publisher knows nothing of.
+  ASSERT_TRUE(eventually([&] {
+    try {
+      support::RawAmqp{url()}.purge(queue);
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
+  })) << "it is not made again";
+  const auto start = SteadyClock::now();
+  ASSERT_TRUE(eventually([&] { return publisher->publish(event(2), patience).confirmed(); }));
+  std::fprintf(stderr, "took %ld\n", (long)((SteadyClock::now() - start) / 1ms));
+  EXPECT_GE(SteadyClock::now() - start, 2s);
+}
+
 TEST_F(LaneReceiving, EnvironmentsShareARabbitmqAndDoNotMeet) {
   const std::string jobs = "jobs-" + uuid7();
   std::vector<std::unique_ptr<Source>> sources;

@@ -70,6 +70,12 @@ class RawAmqp {
     check(amqp_get_rpc_reply(state_));
   }
 
+  /// Throws when there is no such queue.
+  void purge(const std::string& queue) {
+    amqp_queue_purge(state_, 1, bytes(queue));
+    check(amqp_get_rpc_reply(state_));
+  }
+
   /// Stores one message and waits for the confirm.
   void publish(const std::string& queue, const amqp_basic_properties_t& properties, std::string_view body) {
     if (!std::exchange(confirms_, true)) {
