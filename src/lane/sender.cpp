@@ -126,11 +126,14 @@ void Sender::watch(const std::stop_token& stop) {
     const SteadyTime first = deadlines_.begin()->first;
     deadline_.wait_until(lock, stop, first, [&] { return deadlines_.empty() || deadlines_.begin()->first < first; });
     Finished finished;
+    bool expired = false;
     while (!deadlines_.empty() && deadlines_.begin()->first <= Clock::now()) {
       const auto batch = deadlines_.begin()->second;
       deadlines_.erase(deadlines_.begin());
       expire(batch, finished);
+      expired = true;
     }
+    if (expired) drop_settled();
     lock.unlock();
     finished.tell();
     lock.lock();
@@ -146,8 +149,12 @@ void Sender::expire(const std::shared_ptr<Batch>& batch, Finished& finished) {
       finished.add(batch);
     }
   }
+}
+
+/// Once for all that expired at a time: what waits is long when RabbitMQ is away, and then so are those.
+void Sender::drop_settled() {
   std::erase_if(waiting_, [&](const Waiting& item) {
-    if (item.batch != batch) return false;
+    if (item.batch->states[item.index] != Batch::State::settled) return false;
     waiting_bytes_ -= item.parcel.body.size();
     return true;
   });

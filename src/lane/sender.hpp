@@ -85,6 +85,7 @@ class Sender {
   void fail_queued(const std::string& why, Finished& finished);
   void watch(const std::stop_token& stop);
   void expire(const std::shared_ptr<Batch>& batch, Finished& finished);
+  void drop_settled();
 
   const Settings settings_;
   const std::string queue_;

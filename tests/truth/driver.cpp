@@ -289,7 +289,8 @@ class Flood {
       const auto late = since(call->deadline);
       raise(room_.latest_ms, late);
       if (late > grace && late > grace + room_.canary.stalled(call->start)) {
-        room_.faults.add("events without an outcome " + text(late) + " after their deadline");
+        line("late: " + text(late) + ", of " + text(std::chrono::duration_cast<milliseconds>(call->deadline - call->start)));
+        room_.faults.add("events without an outcome " + text(late) + " after their deadline, on " + book_.channel());
         call->deadline += 60s;
       }
       ++call;
