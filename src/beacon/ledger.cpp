@@ -146,9 +146,8 @@ void Ledger::deny(std::uint64_t connection, const std::string& subject, const st
 
 bool Ledger::stuck(Instant now) const {
   const std::lock_guard lock{mutex_};
-  return std::any_of(trails_.begin(), trails_.end(), [now](const auto& entry) {
-    return entry.second.denied > 0 && now - entry.second.since > kLongestCount;
-  });
+  return std::any_of(trails_.begin(), trails_.end(),
+                     [now](const auto& entry) { return entry.second.denied > 0 && now - entry.second.since > kLongestCount; });
 }
 
 template <class Choose>

@@ -230,7 +230,8 @@ void PullSource::ensure_consumer() {
   if (consumer_made_ != 0 && (absent || other)) {
     settlements_.forget();
     held_.clear();
-    speech_->say(LogLevel::warn, "\"" + durable_ + "\" of \"" + channel_ + "\" was deleted and is there anew; what it had delivered is void");
+    speech_->say(LogLevel::warn,
+                 "\"" + durable_ + "\" of \"" + channel_ + "\" was deleted and is there anew; what it had delivered is void");
   }
   consumer_made_ = info->Created;
   consumer_ready_ = true;

@@ -47,9 +47,9 @@ std::string text(const std::vector<std::int32_t>& partitions) {
   return result.empty() ? "none" : result;
 }
 
-/// Ends a client. librdkafka waits for ever where the topic was deleted while the client had partitions of it (bare use of 2.0 does,
-/// too: it loses count of who uses them). Its threads cannot be ended from outside, so in the end they are left behind, idle, for
-/// whoever closes must go on. False then.
+/// Ends a client. librdkafka waits for ever where the topic was deleted while the client had partitions of it (bare use of 2.0
+/// does, too: it loses count of who uses them). Its threads cannot be ended from outside, so in the end they are left behind,
+/// idle, for whoever closes must go on. False then.
 bool end_client(Client client) {
   std::promise<void> ended;
   std::future<void> end = ended.get_future();

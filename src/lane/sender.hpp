@@ -122,8 +122,8 @@ class Sender {
     SteadyTime trusted{};
   };
   std::map<std::string, Declared> delays_declared_;
-  bool queue_missing_ = false;   ///< a message was returned and none was confirmed since: whoever confirms next is new
-  SteadyTime queue_found_{};     ///< the first confirm after that
+  bool queue_missing_ = false;            ///< a message was returned and none was confirmed since: whoever confirms next is new
+  SteadyTime queue_found_{};              ///< the first confirm after that
   std::multimap<SteadyTime, Sent> held_;  ///< confirmed by a queue too new to be trusted
   Backoff backoff_;
 

@@ -53,7 +53,12 @@ class Book {
   };
 
   Book(std::string channel, std::size_t capacity)
-      : channel_{std::move(channel)}, marks_(capacity), reasons_(capacity), eras_(capacity), stored_(capacity), effects_(capacity) {}
+      : channel_{std::move(channel)},
+        marks_(capacity),
+        reasons_(capacity),
+        eras_(capacity),
+        stored_(capacity),
+        effects_(capacity) {}
 
   [[nodiscard]] const std::string& channel() const noexcept { return channel_; }
   /// The next number, or the capacity when there is none left.

@@ -381,7 +381,8 @@ class Drinker {
         ends.request_stop();
         running.join();
       });
-      if (const auto dead = consumer->status().dead; dead > 0) room_.faults.add(std::to_string(dead) + " messages were called dead");
+      if (const auto dead = consumer->status().dead; dead > 0)
+        room_.faults.add(std::to_string(dead) + " messages were called dead");
       timed_end(room_, "a consumer's source", [&] { consumer.reset(); });
     }
   }
@@ -616,7 +617,8 @@ void hold_against(const Book& book, Faults& faults, bool deduplicates) {
   }
   if (lost > 0) faults.add(book.channel() + ": " + std::to_string(lost) + " confirmed events are not there;" + examples);
   if (false_refusals > 0) {
-    faults.add(book.channel() + ": " + std::to_string(false_refusals) + " events are there that were called not stored:" + examples);
+    faults.add(book.channel() + ": " + std::to_string(false_refusals) +
+               " events are there that were called not stored:" + examples);
   }
   if (twice > 0) faults.add(book.channel() + ": " + std::to_string(twice) + " events are there twice;" + examples);
 }
@@ -713,7 +715,8 @@ std::size_t play(const Plan& plan, int round, Backend& backend, const Server& se
         faults.add("the consumer got " + std::to_string(number) + ", which was called " + work.reason(number));
       }
     }
-    const std::uint64_t most_again = drinker.retried() + room.resubmitted + in_flight * static_cast<std::uint64_t>(drinker.runs() + 6 * played + 2);
+    const std::uint64_t most_again =
+        drinker.retried() + room.resubmitted + in_flight * static_cast<std::uint64_t>(drinker.runs() + 6 * played + 2);
     if (drinker.deliveries() > drinker.first_effects() + most_again) {
       faults.add("redelivered without bound: " + std::to_string(drinker.deliveries()) + " deliveries");
     }
@@ -751,8 +754,8 @@ std::size_t play(const Plan& plan, int round, Backend& backend, const Server& se
       line(book->channel() + ": " + std::to_string(count) + " there, read in " + text(since(start)));
     }
     const auto& counts = book->counts();
-    line(book->channel() + ": " + std::to_string(book->drawn()) + " events; " + std::to_string(counts.confirmed) + " confirmed, " +
-         std::to_string(counts.rejected) + " rejected, " + std::to_string(counts.retryable) + " retryable, " +
+    line(book->channel() + ": " + std::to_string(book->drawn()) + " events; " + std::to_string(counts.confirmed) +
+         " confirmed, " + std::to_string(counts.rejected) + " rejected, " + std::to_string(counts.retryable) + " retryable, " +
          std::to_string(counts.unknown) + " unknown");
     backend.remove(book->channel());
   }

@@ -16,8 +16,8 @@ struct Plan {
   std::string backend{};
   std::string only{};  ///< names of faults, where not all
   std::uint64_t seed = 1;
-  std::chrono::seconds length{30};  ///< of the faults; reading back comes after
-  std::size_t capacity = 1'000'000; ///< most events
+  std::chrono::seconds length{30};   ///< of the faults; reading back comes after
+  std::size_t capacity = 1'000'000;  ///< most events
 };
 
 /// Plays a schedule of faults while events flow, and holds every outcome and every effect against what is there in the end.

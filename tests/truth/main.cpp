@@ -20,16 +20,19 @@ constexpr std::chrono::seconds longest_round{60};
 int run(const std::string& name, std::chrono::seconds length, std::uint64_t seed, const std::string& only) {
   const Server server{name};
   // Kafka tells its clients where to go on, so its wire is known before it starts and leads to a listener of its own.
-  const auto target = static_cast<std::uint16_t>(
-      std::stoi(name == "kafka" ? environment("PENSTOCK_TRUTH_TARGET") : server.state("port")));
+  const auto target =
+      static_cast<std::uint16_t>(std::stoi(name == "kafka" ? environment("PENSTOCK_TRUTH_TARGET") : server.state("port")));
   Wire wire{static_cast<std::uint16_t>(name == "kafka" ? std::stoi(environment("PENSTOCK_TRUTH_WIRE")) : 0), target};
-  const auto backend = name == "kafka" ? make_kafka(wire.port()) : name == "nats" ? make_nats(wire.port()) : make_rabbitmq(wire.port());
+  const auto backend = name == "kafka"  ? make_kafka(wire.port())
+                       : name == "nats" ? make_nats(wire.port())
+                                        : make_rabbitmq(wire.port());
 
   std::printf("%s, seed %llu, %lld s\n", name.c_str(), static_cast<unsigned long long>(seed),
               static_cast<long long>(length.count()));
   for (const Row& each : table) {
     const auto why = each.why_not(name);
-    if (!why.empty()) std::printf("%s does not undergo '%s': %s\n", name.c_str(), std::string{each.name}.c_str(), std::string{why}.c_str());
+    if (!why.empty())
+      std::printf("%s does not undergo '%s': %s\n", name.c_str(), std::string{each.name}.c_str(), std::string{why}.c_str());
   }
   Faults faults;
   std::size_t first_calm = 0;
@@ -50,8 +53,9 @@ int run(const std::string& name, std::chrono::seconds length, std::uint64_t seed
     if (faults.count() > 0) break;
   }
   for (const std::string& each : faults.said()) std::printf("WRONG: %s\n", each.c_str());
-  std::printf("%s, seed %llu: %s\n", name.c_str(), static_cast<unsigned long long>(seed),
-              faults.count() == 0 ? "every outcome was the truth" : (std::to_string(faults.count()) + " things are wrong").c_str());
+  std::printf(
+      "%s, seed %llu: %s\n", name.c_str(), static_cast<unsigned long long>(seed),
+      faults.count() == 0 ? "every outcome was the truth" : (std::to_string(faults.count()) + " things are wrong").c_str());
   return faults.count() == 0 ? 0 : 1;
 }
 

@@ -55,7 +55,8 @@ class BeaconClient final : public Client {
 class Nats final : public Backend {
  public:
   explicit Nats(std::uint16_t wire)
-      : through_{"nats://app:app@127.0.0.1:" + std::to_string(wire)}, straight_{"nats://admin:admin@127.0.0.1:" + server_.state("port")} {}
+      : through_{"nats://app:app@127.0.0.1:" + std::to_string(wire)},
+        straight_{"nats://admin:admin@127.0.0.1:" + server_.state("port")} {}
 
   std::unique_ptr<Client> client() override { return std::make_unique<BeaconClient>(through_); }
 

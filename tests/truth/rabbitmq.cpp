@@ -13,7 +13,8 @@ std::string url(std::uint16_t port) { return "amqp://guest:guest@127.0.0.1:" + s
 
 class LaneClient final : public Client {
  public:
-  explicit LaneClient(std::uint16_t port) : lane_{{.url = url(port), .heartbeat = std::chrono::seconds{5}, .logger = client_log()}} {}
+  explicit LaneClient(std::uint16_t port)
+      : lane_{{.url = url(port), .heartbeat = std::chrono::seconds{5}, .logger = client_log()}} {}
   void declare(const std::string& channel) override { lane_.declare({.name = channel}); }
   Channel channel(const std::string& channel) override { return lane_.channel(channel); }
   std::unique_ptr<Source> source(const std::string& channel) override { return lane_.source(channel, {.prefetch = 100}); }
@@ -24,7 +25,8 @@ class LaneClient final : public Client {
 
 class Rabbitmq final : public Backend {
  public:
-  explicit Rabbitmq(std::uint16_t wire) : wire_{wire}, straight_{url(static_cast<std::uint16_t>(std::stoi(server_.state("port"))))} {}
+  explicit Rabbitmq(std::uint16_t wire)
+      : wire_{wire}, straight_{url(static_cast<std::uint16_t>(std::stoi(server_.state("port"))))} {}
 
   std::unique_ptr<Client> client() override { return std::make_unique<LaneClient>(wire_); }
 
@@ -53,7 +55,9 @@ class Rabbitmq final : public Backend {
   void fill(const std::string& /*channel*/, bool full) override {
     control(full ? "set_disk_free_limit 1000TB" : "set_disk_free_limit 50MB");
   }
-  void alarm(bool on) override { control(on ? "set_vm_memory_high_watermark absolute 1MB" : "set_vm_memory_high_watermark 0.6"); }
+  void alarm(bool on) override {
+    control(on ? "set_vm_memory_high_watermark absolute 1MB" : "set_vm_memory_high_watermark 0.6");
+  }
   void forbid(const std::string& /*channel*/, bool on) override {
     control(on ? "set_permissions -p / guest '.*' '^$' '.*'" : "set_permissions -p / guest '.*' '.*' '.*'");
   }

@@ -125,8 +125,8 @@ class Wire {
     }
     if (lose) return true;
     flow.held += static_cast<std::size_t>(got);
-    flow.pieces.push_back({Clock::now() + std::chrono::milliseconds{delay_ms_},
-                           std::string{buffer.data(), static_cast<std::size_t>(got)}});
+    flow.pieces.push_back(
+        {Clock::now() + std::chrono::milliseconds{delay_ms_}, std::string{buffer.data(), static_cast<std::size_t>(got)}});
     return true;
   }
   bool give(Flow& flow, Clock::time_point now) const {
