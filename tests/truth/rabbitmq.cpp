@@ -53,7 +53,7 @@ class Rabbitmq final : public Backend {
     insist([&] { support::RawAmqp{straight_}.remove(channel); });
   }
   void fill(const std::string& /*channel*/, bool full) override {
-    control(full ? "set_disk_free_limit 1000TB" : "set_disk_free_limit 50MB");
+    control(full ? "set_disk_free_limit 900000GB" : "set_disk_free_limit 50MB");
   }
   void alarm(bool on) override {
     control(on ? "set_vm_memory_high_watermark absolute 1MB" : "set_vm_memory_high_watermark 0.6");
