@@ -523,7 +523,7 @@ class Script {
         wire_.cut();
         return;
       case Fault::full: {
-        const std::string& channel = books_[static_cast<std::size_t>(dice.between(0, 1))]->channel();
+        const std::string& channel = books_[0]->channel();  // the one that grows fast enough
         room_.backend.fill(channel, true);
         hold();
         room_.backend.fill(channel, false);

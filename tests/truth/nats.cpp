@@ -94,18 +94,22 @@ class Nats final : public Backend {
   }
   /// The stream may grow no more, and keeps what it has.
   void fill(const std::string& channel, bool full) override {
+    bool dropped = false;
     insist([&] {
       const Raw raw{straight_};
       const auto before = stream(raw, channel);
       std::this_thread::sleep_for(50ms);
       const auto info = stream(raw, channel);
-      // A limit below what is there would drop what is there, so it is set a little ahead of what comes.
+      // A limit below what is there drops the oldest, whatever the stream does with new ones; so it is set ahead of what comes.
       const auto now = static_cast<std::int64_t>(info->State.Bytes);
       const auto grown = std::max<std::int64_t>(0, now - static_cast<std::int64_t>(before->State.Bytes));
-      info->Config->MaxBytes = full ? now + 4 * grown + 4'096 : -1;
+      info->Config->MaxBytes = full ? now + 20 * grown + (std::int64_t{1} << 20) : -1;
       info->Config->Discard = full ? js_DiscardNew : js_DiscardOld;
+      const std::uint64_t oldest = info->State.FirstSeq;
       Raw::check(js_UpdateStream(nullptr, raw.js(), info->Config, nullptr, nullptr), "update");
+      dropped = stream(raw, channel)->State.FirstSeq != oldest;
     });
+    if (dropped) throw std::logic_error{"the limit dropped what was stored, which is this test's own doing"};
   }
   void alarm(bool /*on*/) override { throw std::logic_error{"nats-server has no alarm"}; }
   void forbid(const std::string& channel, bool on) override {
