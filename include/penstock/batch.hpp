@@ -52,8 +52,8 @@ class PENSTOCK_EXPORT Batch {
 ///
 /// One that is not `done`, for all, undoes all: each message is then handled by itself, as a batch of one, so that only those
 /// that fail are parked. So it is after an exception. With one for each, what was written is kept, so the handler has written
-/// nothing for a message that it does not call done; that one, and what follows it of its key, is left out and parked or
-/// dead-lettered.
+/// nothing for a message that it does not call done; that one is parked or dead-lettered. If it calls done what follows such a
+/// message of its key, which has to wait, all is undone as after an exception.
 class Verdicts {
  public:
   Verdicts(Verdict all) : all_{std::move(all)} {}                                         // NOLINT(google-explicit-constructor)

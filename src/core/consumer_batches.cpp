@@ -275,6 +275,20 @@ void Batches::run_each(BatchRun& run, Members& members, const std::stop_token& s
   }
 }
 
+/// Whether a message is called done that has to wait behind one of its key that is not.
+bool Batches::writes_behind_a_failure(const BatchRun& run, const Members& members, const std::vector<Verdict>& verdicts) {
+  KeyFence failed;
+  for (std::size_t i = 0; i < verdicts.size(); ++i) {
+    const Entry& entry = run.entry(members[i].number);
+    if (verdicts[i].kind() != Verdict::Kind::done) {
+      failed.add(entry);
+    } else if (failed.holds(entry)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 /// False when the whole is undone and each comes by itself.
 bool Batches::run_all(BatchRun& run, Members& members, const std::stop_token& stop) {
   std::vector<const Message*> messages;
@@ -305,6 +319,16 @@ bool Batches::run_all(BatchRun& run, Members& members, const std::stop_token& st
   if (verdicts.all().kind() != Verdict::Kind::done) {
     session_.abandon();
     shared_.journal.set_last_error(cleaned(verdicts.all().reason()));
+    for (const Member& member : members) {
+      run.leave_out(member.number);
+    }
+    return false;
+  }
+  if (writes_behind_a_failure(run, members, verdicts.each())) {
+    // What was written for it is in the transaction and cannot be told from the rest; it would be written again when its turn
+    // comes.
+    session_.abandon();
+    shared_.journal.log(LogLevel::info, "a batch handler calls done what follows a failed message of its key, now one by one");
     for (const Member& member : members) {
       run.leave_out(member.number);
     }

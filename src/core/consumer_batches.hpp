@@ -98,6 +98,7 @@ class Batches {
   void admit(BatchRun& run, Members& members);
   void run_each(BatchRun& run, Members& members, const std::stop_token& stop);
   bool run_all(BatchRun& run, Members& members, const std::stop_token& stop);
+  static bool writes_behind_a_failure(const BatchRun& run, const Members& members, const std::vector<Verdict>& verdicts);
   void fail_previous(BatchRun& run, Member& member, const std::string& error);
   void commit(BatchRun& run, Members& members);
   std::unique_ptr<Context> context(const Message& message, const Leash::Run& run) const;

@@ -619,6 +619,26 @@ TEST_F(ConsumerBatches, ABatchHandlerWritesWithOneStatementAndOnlyTheBadMessageI
   EXPECT_EQ(count("parked", "event_id = 'b-3' AND behind"), 1);
 }
 
+TEST_F(ConsumerBatches, Rule10_WhatABatchHandlerWroteBehindAFailedMessageOfItsKeyIsNotWrittenTwice) {
+  std::atomic<int> whole{0};
+  const auto consumer = run_batches([&](Batch& batch) -> Verdicts {
+    std::vector<Verdict> verdicts;
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      const bool failed = batch.messages()[i]->id() == "a-2" && batch.context(i).attempt() == 1;
+      verdicts.push_back(failed ? Verdict::retry("not yet") : Verdict::done());
+      if (!failed) effect(*batch.messages()[i], batch.context(i));
+    }
+    whole += batch.size() > 3 ? 1 : 0;
+    return verdicts;
+  });
+  for (int number = 1; number <= 4; ++number) {
+    for (const char* key : {"a", "b"}) script->deliver(numbered(key, number));
+  }
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 8 && count("inbox", "state = 'done'") == 8; }));
+  EXPECT_GE(whole, 1);
+  EXPECT_EQ(text("SELECT string_agg(id, ' ' ORDER BY id) FROM " + effects), "a-1 a-2 a-3 a-4 b-1 b-2 b-3 b-4");
+}
+
 TEST_F(ConsumerBatches, Rule10_EveryEffectHappensOnceUnderDuplicatesAndTwoConsumers) {
   options.workers = {3, 3};
   options.batch = 20;

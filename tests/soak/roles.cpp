@@ -331,7 +331,7 @@ bool run_replay(const Settings& settings, const std::shared_ptr<penstock::Logger
       {
         pqxx::connection connection{settings.postgres};
         pqxx::nontransaction tx{connection};
-        const auto found = run(tx, "SELECT max(id) FROM penstock.replay_jobs WHERE why = $1", request.why);
+        const auto found = run(tx, "SELECT max(id) FROM penstock.replay_jobs WHERE note = $1", request.why);
         if (!found[0][0].is_null()) number = found[0][0].as<std::int64_t>();
       }
       if (number == 0) number = replays.start(request);
@@ -341,6 +341,7 @@ bool run_replay(const Settings& settings, const std::shared_ptr<penstock::Logger
                 << ", refused " << job.failed << " " << job.last_error << "\n";
       return job.state == "done" && job.failed == 0 && job.sent == job.planned;
     } catch (const pqxx::failure& error) {
+      if (penstock::postgres::sqlstate(error).rfind("42", 0) == 0) throw;  // not the server is away, but the statement is wrong
       std::cerr << "replay: " << error.what() << "\n";
       std::this_thread::sleep_for(200ms);
     }

@@ -120,6 +120,33 @@ TEST_F(ConsumerBatch, ABatchHandlerGetsWhatWaitsInOrderAndMayFailSomeOfIt) {
   }
   const auto consumer = run_batches([&](Batch& batch) -> Verdicts {
     std::vector<Verdict> verdicts;
+    bool waits = false;
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      const Message& message = *batch.messages()[i];
+      seen.add(std::to_string(batch.size()) + ":" + message.id());
+      waits = message.key() == "a" && (waits || message.id() == "a-2") && batch.size() > 1;
+      if (!waits) batch.context(i).emit({.type = "test.followed.v1"});
+      verdicts.push_back(waits ? Verdict::retry("not yet") : Verdict::done());
+    }
+    return verdicts;
+  });
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 6; }));
+  EXPECT_THAT(seen.all(), ElementsAre("6:a-1", "6:a-2", "6:a-3", "6:b-1", "6:b-2", "6:b-3"));
+  EXPECT_EQ(store.parked("shipping"), 2U);
+  EXPECT_THAT(emitted(), ElementsAre("a-1", "b-1", "b-2", "b-3"));
+  ASSERT_TRUE(eventually([&] {
+    clock.advance(1s);
+    return consumer->status().done == 6;
+  }));
+  EXPECT_EQ(emitted().size(), 6U);
+}
+
+TEST_F(ConsumerBatch, Rule10_WhatABatchHandlerDidBehindAFailedMessageOfItsKeyIsUndone) {
+  for (int number = 1; number <= 3; ++number) {
+    for (const char* key : {"a", "b"}) script->deliver(numbered(key, number));
+  }
+  const auto consumer = run_batches([&](Batch& batch) -> Verdicts {
+    std::vector<Verdict> verdicts;
     for (std::size_t i = 0; i < batch.size(); ++i) {
       const Message& message = *batch.messages()[i];
       seen.add(std::to_string(batch.size()) + ":" + message.id());
@@ -130,7 +157,8 @@ TEST_F(ConsumerBatch, ABatchHandlerGetsWhatWaitsInOrderAndMayFailSomeOfIt) {
     return verdicts;
   });
   ASSERT_TRUE(eventually([&] { return script->acked().size() == 6; }));
-  EXPECT_THAT(seen.all(), ElementsAre("6:a-1", "6:a-2", "6:a-3", "6:b-1", "6:b-2", "6:b-3"));
+  EXPECT_THAT(seen.all(),
+              ElementsAre("6:a-1", "6:a-2", "6:a-3", "6:b-1", "6:b-2", "6:b-3", "1:a-1", "1:a-2", "1:b-1", "1:b-2", "1:b-3"));
   EXPECT_EQ(store.parked("shipping"), 2U);
   EXPECT_THAT(emitted(), ElementsAre("a-1", "b-1", "b-2", "b-3"));
   ASSERT_TRUE(eventually([&] {
