@@ -291,6 +291,18 @@ bool Batches::writes_behind_a_failure(const BatchRun& run, const Members& member
 
 /// False when the whole is undone and each comes by itself.
 bool Batches::run_all(BatchRun& run, Members& members, const std::stop_token& stop) {
+  // Before it writes for them: a later message of their key was left out, as one that comes twice is, and their turn is then.
+  std::erase_if(members, [&run](const Member& member) {
+    const bool fenced = run.fenced(member.number);
+    if (fenced) {
+      run.leave_out(member.number);
+    }
+    return fenced;
+  });
+  if (members.empty()) {
+    session_.abandon();
+    return false;
+  }
   std::vector<const Message*> messages;
   std::vector<Context*> contexts;
   const Leash::Run leashed{leash_, stop};

@@ -639,6 +639,22 @@ TEST_F(ConsumerBatches, Rule10_WhatABatchHandlerWroteBehindAFailedMessageOfItsKe
   EXPECT_EQ(text("SELECT string_agg(id, ' ' ORDER BY id) FROM " + effects), "a-1 a-2 a-3 a-4 b-1 b-2 b-3 b-4");
 }
 
+TEST_F(ConsumerBatches, Rule10_ABatchHandlerThatGetsAMessageTwiceInABatchHasItsEffectOnce) {
+  std::atomic<int> whole{0};
+  for (const char* key : {"a", "b"}) script->deliver(numbered(key, 1));
+  for (int number = 1; number <= 3; ++number) {
+    for (const char* key : {"a", "b", "c"}) script->deliver(numbered(key, number));
+  }
+  const auto consumer = run_batches([&](Batch& batch) {
+    for (std::size_t i = 0; i < batch.size(); ++i) effect(*batch.messages()[i], batch.context(i));
+    whole += batch.size() > 1 ? 1 : 0;
+    return Verdict::done();
+  });
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 11; }));
+  EXPECT_GE(whole, 1);
+  EXPECT_EQ(text("SELECT string_agg(id, ' ' ORDER BY id) FROM " + effects), "a-1 a-2 a-3 b-1 b-2 b-3 c-1 c-2 c-3");
+}
+
 TEST_F(ConsumerBatches, Rule10_EveryEffectHappensOnceUnderDuplicatesAndTwoConsumers) {
   options.workers = {3, 3};
   options.batch = 20;

@@ -135,6 +135,7 @@ class Work {
   [[nodiscard]] Verdict decide(const Message& message, const Context& ctx) const {
     const auto body = parse(message.data());
     ledger_.call(group_, message, body.number, ctx);
+    if (mix(settings_.life, message.id()) % 20 == 0) std::this_thread::sleep_for(10ms);  // so that kills find some at work
     if ((group_ == apply ? body.fatal : body.fatal_follow) && !settings_.forgive) return Verdict::reject("permanent: by seed");
     const auto chance =
         mix(settings_.seed, group_ + message.key() + '/' + std::to_string(body.number) + '/' + std::to_string(ctx.attempt()));
@@ -172,7 +173,8 @@ penstock::ConsumerOptions options_for(const Settings& settings, const std::strin
   // One attempt in ten fails. That all twelve of one event do has the probability of 1e-12.
   options.retry =
       penstock::RetryPolicy::exponential(50ms).cap(500ms).attempts(settings.forgive ? 14 : 12).jitter(penstock::Jitter::full);
-  options.crashes = 0;  // processes are killed from outside here, which is no fault of the messages that they have in work
+  // Processes are killed from outside here, which is no fault of the messages that they have in work.
+  options.crashes = 1'000'000;
   options.drain_timeout = 20s;
   options.logger = logger;
   return options;
