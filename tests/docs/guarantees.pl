@@ -4,8 +4,8 @@ use strict;
 use warnings;
 
 my ($page, @sources) = @ARGV;
-my @tests = ('crash.pipeline_killed', 'crash.pipeline_stopped', 'crash.truth_kafka', 'crash.truth_rabbitmq', 'crash.truth_nats',
-  'unit.canary.Rule23_heap_overflow'); # those of CMake
+my @tests = ('crash.pipeline_killed', 'crash.pipeline_stopped', 'crash.soak_fixed', 'crash.soak_random', 'crash.truth_kafka',
+  'crash.truth_rabbitmq', 'crash.truth_nats', 'unit.canary.Rule23_heap_overflow'); # those of CMake
 for my $source (@sources) {
   open my $in, '<', $source or die "$source: $!";
   local $/;
