@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -78,6 +79,8 @@ class Book {
     switch (outcome.status) {
       case Outcome::Status::confirmed:
         marks_[number] |= confirmed;
+        when_[number] = static_cast<std::uint32_t>(
+            std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start_).count());
         ++counts_.confirmed;
         break;
       case Outcome::Status::unknown:
@@ -106,6 +109,11 @@ class Book {
     return (marks_[number] & never) != 0 || ((marks_[number] & refused) != 0 && (marks_[number] & (confirmed | unknown)) == 0);
   }
 
+  [[nodiscard]] std::chrono::milliseconds age() const {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start_);
+  }
+  /// When it was confirmed, in ms since the book was opened.
+  [[nodiscard]] std::uint32_t when(std::size_t number) const { return when_[number]; }
   /// Its last outcome that was not a confirmation.
   [[nodiscard]] std::string reason(std::size_t number) const {
     const std::lock_guard lock{mutex_};
@@ -148,6 +156,8 @@ class Book {
   std::atomic<std::size_t> next_{0};
   std::atomic<std::uint8_t> era_{0};
   std::vector<std::uint8_t> marks_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::vector<std::uint32_t> when_;
   std::vector<std::uint16_t> reasons_;
   mutable std::mutex mutex_;
   std::vector<std::string> said_{"-"};

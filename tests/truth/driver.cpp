@@ -441,7 +441,7 @@ class Script {
     for (const Step& step : steps) {
       rest(step.before, until);
       if (Clock::now() >= until) break;
-      line(std::string{row(step.fault).name} + ", " + text(step.hold));
+      line(text(books_.front()->age()) + ": " + std::string{row(step.fault).name} + ", " + text(step.hold));
       const auto guard = room_.watchdog.expect(std::string{row(step.fault).name}, step.hold + 180s);
       act(step);
       ++played;
@@ -606,7 +606,10 @@ void hold_against(const Book& book, Faults& faults, bool deduplicates) {
   for (std::size_t number = 0; number < book.drawn(); ++number) {
     const bool there = book.stored(number) > 0;
     if (book.must(number) && !there) {
-      if (++lost <= 5) examples += " lost " + std::to_string(number);
+      if (++lost <= 5) {
+        examples += " lost " + std::to_string(number) + ", confirmed at " + std::to_string(book.when(number)) + " ms";
+        if ((book.mark(number) & Book::repeated) != 0) examples += ", before that " + book.reason(number);
+      }
     }
     if (book.must_not(number) && there) {
       if (++false_refusals <= 5) examples += " there " + std::to_string(number) + " (" + book.reason(number) + ")";

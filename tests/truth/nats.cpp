@@ -101,9 +101,10 @@ class Nats final : public Backend {
       std::this_thread::sleep_for(50ms);
       const auto info = stream(raw, channel);
       // A limit below what is there drops the oldest, whatever the stream does with new ones; so it is set ahead of what comes.
-      const auto now = static_cast<std::int64_t>(info->State.Bytes);
-      const auto grown = std::max<std::int64_t>(0, now - static_cast<std::int64_t>(before->State.Bytes));
-      info->Config->MaxBytes = full ? now + 20 * grown + (std::int64_t{1} << 20) : -1;
+      // And it counts messages: one in bytes is weighed without what each costs beside, and then the oldest go, too.
+      const auto now = static_cast<std::int64_t>(info->State.Msgs);
+      const auto grown = std::max<std::int64_t>(0, now - static_cast<std::int64_t>(before->State.Msgs));
+      info->Config->MaxMsgs = full ? now + 20 * grown + 500 : -1;
       info->Config->Discard = full ? js_DiscardNew : js_DiscardOld;
       const std::uint64_t oldest = info->State.FirstSeq;
       Raw::check(js_UpdateStream(nullptr, raw.js(), info->Config, nullptr, nullptr), "update");
