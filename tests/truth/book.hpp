@@ -56,6 +56,7 @@ class Book {
   Book(std::string channel, std::size_t capacity)
       : channel_{std::move(channel)},
         marks_(capacity),
+        when_(capacity),
         reasons_(capacity),
         eras_(capacity),
         stored_(capacity),
