@@ -526,6 +526,7 @@ class Script {
         const std::string& channel = books_[0]->channel();  // the one that grows fast enough
         room_.backend.fill(channel, true);
         hold();
+        std::this_thread::sleep_for(1s);  // it has to get there first
         room_.backend.fill(channel, false);
         return;
       }

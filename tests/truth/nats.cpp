@@ -104,7 +104,7 @@ class Nats final : public Backend {
       // And it counts messages: one in bytes is weighed without what each costs beside, and then the oldest go, too.
       const auto now = static_cast<std::int64_t>(info->State.Msgs);
       const auto grown = std::max<std::int64_t>(0, now - static_cast<std::int64_t>(before->State.Msgs));
-      info->Config->MaxMsgs = full ? now + 20 * grown + 500 : -1;
+      info->Config->MaxMsgs = full ? now + 4 * grown + 4'000 : -1;  // two windows, and what a slow moment brings
       info->Config->Discard = full ? js_DiscardNew : js_DiscardOld;
       const std::uint64_t oldest = info->State.FirstSeq;
       Raw::check(js_UpdateStream(nullptr, raw.js(), info->Config, nullptr, nullptr), "update");
