@@ -620,8 +620,14 @@ TEST_F(ConsumerBatches, ABatchHandlerWritesWithOneStatementAndOnlyTheBadMessageI
 }
 
 TEST_F(ConsumerBatches, Rule10_WhatABatchHandlerWroteBehindAFailedMessageOfItsKeyIsNotWrittenTwice) {
+  std::atomic<bool> all_wait{false};
   std::atomic<int> whole{0};
+  script->deliver(numbered("z", 1));  // holds the worker until the others wait
+  for (int number = 1; number <= 4; ++number) {
+    for (const char* key : {"a", "b"}) script->deliver(numbered(key, number));
+  }
   const auto consumer = run_batches([&](Batch& batch) -> Verdicts {
+    while (batch.messages()[0]->id() == "z-1" && !all_wait) std::this_thread::yield();
     std::vector<Verdict> verdicts;
     for (std::size_t i = 0; i < batch.size(); ++i) {
       const bool failed = batch.messages()[i]->id() == "a-2" && batch.context(i).attempt() == 1;
@@ -631,12 +637,11 @@ TEST_F(ConsumerBatches, Rule10_WhatABatchHandlerWroteBehindAFailedMessageOfItsKe
     whole += batch.size() > 3 ? 1 : 0;
     return verdicts;
   });
-  for (int number = 1; number <= 4; ++number) {
-    for (const char* key : {"a", "b"}) script->deliver(numbered(key, number));
-  }
-  ASSERT_TRUE(eventually([&] { return script->acked().size() == 8 && count("inbox", "state = 'done'") == 8; }));
+  ASSERT_TRUE(eventually([&] { return consumer->status().in_flight == 9; }));
+  all_wait = true;
+  ASSERT_TRUE(eventually([&] { return script->acked().size() == 9 && count("inbox", "state = 'done'") == 9; }));
   EXPECT_GE(whole, 1);
-  EXPECT_EQ(text("SELECT string_agg(id, ' ' ORDER BY id) FROM " + effects), "a-1 a-2 a-3 a-4 b-1 b-2 b-3 b-4");
+  EXPECT_EQ(text("SELECT string_agg(id, ' ' ORDER BY id) FROM " + effects), "a-1 a-2 a-3 a-4 b-1 b-2 b-3 b-4 z-1");
 }
 
 TEST_F(ConsumerBatches, Rule10_ABatchHandlerThatGetsAMessageTwiceInABatchHasItsEffectOnce) {
