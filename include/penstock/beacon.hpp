@@ -51,7 +51,8 @@ struct StreamSpec {
 struct BeaconSourceOptions {
   /// Where a group begins that is new to the stream, in place of the stream's start: at this sequence …
   std::optional<std::uint64_t> start_sequence{};
-  /// … or at the first message of this time or later, by the server's clock; one of the two.
+  /// … or at the first message of this time or later, by the server's clock; one of the two. Up to 0.1 s earlier where the
+  /// time is less than that past a full second.
   std::optional<std::chrono::system_clock::time_point> start_time{};
   int max_ack_pending = 200;  ///< most messages delivered and not settled, over the whole group
   /// Redelivered when neither settled nor touched for so long. A Consumer touches by itself; leave it 15 s or more.

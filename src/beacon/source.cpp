@@ -54,6 +54,14 @@ std::string header(natsMsg* message, const char* name) {
 
 /// A durable pull consumer. Pulls and settlements are written as the protocol has them, not through natsSubscription_Fetch, so
 /// that one pull can serve several polls, nothing is lost between two of them, and a settlement needs no message to be kept.
+/// nats.c 3.4 writes a fraction without its leading zeros, so that 45 ms became 450 and what lay between was never read: up to
+/// a tenth of a second is given up instead, toward the past.
+nanoseconds start_of(std::chrono::system_clock::time_point time) {
+  const auto asked = std::chrono::duration_cast<nanoseconds>(time.time_since_epoch());
+  const auto second = std::chrono::floor<std::chrono::seconds>(asked);
+  return asked - second < milliseconds{100} ? nanoseconds{second} : asked;
+}
+
 class PullSource final : public Source {
  public:
   PullSource(Servers servers, std::string prefix, const std::string& channel, const BeaconSourceOptions& options,
@@ -198,7 +206,7 @@ void PullSource::ensure_consumer() {
     config.OptStartSeq = *options_.start_sequence;
   } else if (options_.start_time) {
     config.DeliverPolicy = js_DeliverByStartTime;
-    config.OptStartTime = std::chrono::duration_cast<nanoseconds>(options_.start_time->time_since_epoch()).count();
+    config.OptStartTime = start_of(*options_.start_time).count();
   }
   // A group that exists goes on where it is; where it began once cannot be changed and must be given as it was.
   jsConsumerInfo* known = nullptr;

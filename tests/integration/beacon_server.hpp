@@ -209,6 +209,15 @@ class Raw {
     return info->NumAckPending;
   }
 
+  /// From when on that consumer reads, as the server has it.
+  [[nodiscard]] std::chrono::sys_time<std::chrono::nanoseconds> start_of(const std::string& stream,
+                                                                         const std::string& consumer) const {
+    jsConsumerInfo* found = nullptr;
+    expect(js_GetConsumerInfo(&found, js_, stream.c_str(), consumer.c_str(), nullptr, nullptr));
+    const beacon::ConsumerInfoHandle info{found};
+    return std::chrono::sys_time<std::chrono::nanoseconds>{std::chrono::nanoseconds{info->Config->OptStartTime}};
+  }
+
  private:
   static void expect(natsStatus status) {
     if (status != NATS_OK) throw std::runtime_error{"nats.c: " + beacon::last_error(status)};

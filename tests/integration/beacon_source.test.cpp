@@ -133,8 +133,15 @@ TEST_F(BeaconSource, EnvironmentsShareAServerAndDoNotMeet) {
 }
 
 TEST_F(BeaconSource, ANewGroupBeginsAtASequenceOrATimeAndThenGoesOn) {
+  // The server's clock and ours are one; both sides of the moment need messages, and it is no tenth of a second past a full
+  // one.
+  const auto past_the_second = [] {
+    const auto now = std::chrono::system_clock::now();
+    return now - std::chrono::floor<std::chrono::seconds>(now);
+  };
+  while (past_the_second() < 100ms || past_the_second() > 500ms) std::this_thread::sleep_for(5ms);
   store(beacon_, stream_, events(3));
-  std::this_thread::sleep_for(20ms);  // the server's clock and ours are one; both sides of the moment need messages
+  std::this_thread::sleep_for(20ms);
   const auto moment = std::chrono::system_clock::now();
   std::this_thread::sleep_for(20ms);
   store(beacon_, stream_, events(2, 4));
@@ -152,6 +159,21 @@ TEST_F(BeaconSource, ANewGroupBeginsAtASequenceOrATimeAndThenGoesOn) {
   EXPECT_EQ(first("time", {}), 5);
   EXPECT_THROW(static_cast<void>(beacon_.source(stream_, {.start_sequence = 1, .start_time = moment})), std::invalid_argument);
   EXPECT_THROW(static_cast<void>(beacon_.source(stream_, {.start_sequence = 0})), std::invalid_argument);
+}
+
+TEST_F(BeaconSource, ANewGroupMissesNothingWhereverInASecondItBegins) {
+  store(beacon_, stream_, events(1));
+  const auto now = std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now()) - 1s;
+  int group = 0;
+  // A tenth of a second and less past the full one, where a fraction has leading zeros.
+  for (const std::chrono::nanoseconds past : {0ns, 45ns, 45'000ns, 45'000'000ns, 99'999'999ns, 100'000'000ns, 123'456'789ns}) {
+    const auto source = beacon_.source(stream_, {.start_time = now + past});
+    source->open("from-" + std::to_string(++group), nullptr);
+    EXPECT_EQ(take(*source, 1).size(), 1U) << past.count();
+    const beacon_test::Raw raw{shared_url()};
+    EXPECT_LE(raw.start_of(stream_, "from-" + std::to_string(group)), now + past);
+    EXPECT_GT(raw.start_of(stream_, "from-" + std::to_string(group)), now + past - 100ms);
+  }
 }
 
 TEST_F(BeaconSource, AWorkQueueForgetsWhatIsAcknowledged) {
