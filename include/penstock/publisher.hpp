@@ -39,8 +39,9 @@ class PENSTOCK_EXPORT Publisher {
   virtual ~Publisher() = default;
 
   /// Starts sending the events, in their order and after those of earlier calls from the same thread, and returns at once
-  /// unless the client's own queue is full (then it waits within the timeout). The future holds one outcome per event, in
-  /// the order given, at the latest shortly after `timeout`; it never throws. The events are copied before it returns.
+  /// unless the client has to wait for room or, to keep an order, for an answer; then it waits within the timeout. The future
+  /// holds one outcome per event, in the order given, at the latest shortly after `timeout`; it never throws. The events are
+  /// copied before it returns.
   ///
   /// An event that is invalid by CloudEvents comes back `rejected` and does not keep those of other keys from being sent.
   [[nodiscard]] virtual std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds timeout) = 0;

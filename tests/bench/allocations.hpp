@@ -5,7 +5,7 @@
 
 namespace penstock::bench {
 
-/// How many times operator new was called, on all threads, since it was last asked for; counted only between `begin` and `end`.
+/// How many times operator new was called, on all threads, between `begin` and `end`.
 /// The C clients call malloc and are not in it.
 class Allocations {
  public:

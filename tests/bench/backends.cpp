@@ -61,16 +61,6 @@ Samples publish(const Config& config, const Backend& backend, std::size_t count)
   return rate(count, seconds);
 }
 
-Samples publish_raw(const Config& config, const Backend& backend, std::size_t count) {
-  const auto broker = backend.raw(config);
-  const Destination destination{*broker};
-  const Stopwatch watch;
-  broker->publisher(destination.name())->publish(0, count);
-  const double seconds = watch.seconds();
-  check_count("messages at " + backend.name, count, broker->stored(destination.name()));
-  return rate(count, seconds);
-}
-
 /// Calls of operator new for one event, from submit to its outcome; the event itself was made before.
 Samples allocations(const Config& config, const Backend& backend, std::size_t count) {
   const auto broker = backend.raw(config);

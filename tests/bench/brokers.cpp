@@ -63,6 +63,16 @@ std::vector<Backend> backends(const Config& config) {
   return all;
 }
 
+Samples publish_raw(const Config& config, const Backend& backend, std::size_t events) {
+  const auto broker = backend.raw(config);
+  const Destination destination{*broker};
+  const Stopwatch watch;
+  broker->publisher(destination.name())->publish(0, events);
+  const double seconds = watch.seconds();
+  check_count("messages at " + backend.name, events, broker->stored(destination.name()));
+  return rate(events, seconds);
+}
+
 Destination::Destination(RawBroker& broker) : broker_{broker} {
   static std::atomic<int> counter{0};
   name_ = "bench-" + std::to_string(::getpid()) + "-" + std::to_string(++counter);

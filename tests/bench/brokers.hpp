@@ -42,4 +42,7 @@ class Destination {
   std::string name_;
 };
 
+/// The bare client publishes so many events from memory, to a destination of their own.
+Samples publish_raw(const Config& config, const Backend& backend, std::size_t events);
+
 }  // namespace penstock::bench

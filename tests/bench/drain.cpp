@@ -89,16 +89,6 @@ Samples drain_to_broker(const Config& config, const Backend& backend, Original& 
   return rate(events, seconds);
 }
 
-Samples publish_raw(const Config& config, const Backend& backend, std::size_t events) {
-  const auto broker = backend.raw(config);
-  const Destination destination{*broker};
-  const Stopwatch watch;
-  broker->publisher(destination.name())->publish(0, events);
-  const double seconds = watch.seconds();
-  check_count("messages at " + backend.name, events, broker->stored(destination.name()));
-  return rate(events, seconds);
-}
-
 /// The limit of who reads the log by COPY and then publishes with the bare client, one after the other, as both share the
 /// machine: 1 / (1 / read + 1 / publish).
 Samples limit(const Config& config, const Backend& backend, Original& original, std::size_t events) {
