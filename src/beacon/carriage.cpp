@@ -9,7 +9,6 @@
 #include <limits>
 #include <memory>
 #include <optional>
-#include <set>
 #include <stdexcept>
 #include <string_view>
 #include <utility>
@@ -40,41 +39,20 @@ bool is_codec(std::string_view name) {
 bool is_reserved(std::string_view name) { return begins(name, "nats-"); }
 
 /// Arrives in every client as it was sent.
-bool is_plain(const Header& header) {
-  if (header.name.empty() || !header.value || header.value->empty()) return false;
+bool is_plain(std::string_view name, const std::optional<std::string_view>& value) {
+  if (name.empty() || !value || value->empty()) return false;
   // "Status: 503" with an empty body would look like "no responders".
-  if (is_reserved(header.name) || is(header.name, "penstock-headers") || is(header.name, "status") ||
-      is(header.name, "description")) {
-    return false;
-  }
-  const bool token =
-      std::all_of(header.name.begin(), header.name.end(), [](char c) { return c > ' ' && c < '\x7f' && c != ':'; });
-  const bool text = std::all_of(header.value->begin(), header.value->end(), [](char c) {
+  if (is_reserved(name) || is(name, "penstock-headers") || is(name, "status") || is(name, "description")) return false;
+  const bool token = std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < '\x7f' && c != ':'; });
+  const bool text = std::all_of(value->begin(), value->end(), [](char c) {
     const auto byte = static_cast<unsigned char>(c);
     return byte >= ' ' && byte != 0x7f;
   });
-  return token && text && header.value->front() != ' ' && header.value->back() != ' ';
+  return token && text && value->front() != ' ' && value->back() != ' ';
 }
 
 void check(natsStatus status) {
   if (status != NATS_OK) throw std::runtime_error{"NATS message: " + last_error(status)};
-}
-
-/// Only headers that need it are told; most messages have none.
-std::string directory(const Headers& headers) {
-  std::set<std::string_view> names;
-  bool all_plain = true;
-  std::string list;
-  for (const auto& header : headers) {
-    const bool plain = is_plain(header);
-    if (plain && is_codec(header.name)) continue;
-    all_plain = all_plain && plain;
-    names.insert(header.name);
-    if (!list.empty()) list += ',';
-    list += escape(header.name, '%', ".~");
-    if (!plain) list += header.value ? '=' + escape(*header.value, '%', ".~") : "!";
-  }
-  return all_plain && names.size() < 2 ? std::string{} : list;
 }
 
 /// A header of a message, until somebody takes it.
@@ -131,23 +109,49 @@ std::optional<Header> entry(std::string_view text, Fields& there) {
 
 }  // namespace
 
-MessageHandle to_message(const Wire& wire, const std::string& subject, const std::string& reply, const std::string& stream,
-                         const std::string& message_id) {
-  if (wire.payload && wire.payload->size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+MessageHandle Loader::load(const Event& event, const std::string& reply) {
+  if (event.data && event.data->size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
     throw std::length_error{"a payload beyond 2 GiB"};
   }
-  natsMsg* made = nullptr;
-  const char* data = wire.payload ? wire.payload->data() : nullptr;
-  check(natsMsg_Create(&made, subject.c_str(), reply.empty() ? nullptr : reply.c_str(), data,
-                       wire.payload ? static_cast<int>(wire.payload->size()) : 0));
-  MessageHandle message{made};
-  check(natsMsgHeader_Set(made, kMessageId, message_id.c_str()));
-  check(natsMsgHeader_Set(made, kExpectedStream, stream.c_str()));
-  for (const auto& header : wire.headers) {
-    if (is_plain(header)) check(natsMsgHeader_Add(made, header.name.c_str(), header.value->c_str()));
-  }
-  if (const auto list = directory(wire.headers); !list.empty()) check(natsMsgHeader_Set(made, kHeaders, list.c_str()));
+  check(natsMsg_Create(&message_, subject_.c_str(), reply.empty() ? nullptr : reply.c_str(),
+                       event.data ? event.data->data() : nullptr, event.data ? static_cast<int>(event.data->size()) : 0));
+  MessageHandle message{message_};
+  check(natsMsgHeader_Set(message_, kMessageId, message_id(event.source, event.id).c_str()));
+  check(natsMsgHeader_Set(message_, kExpectedStream, stream_.c_str()));
+  directory_.clear();
+  first_listed_.clear();
+  needs_directory_ = false;
+  encode_headers(event, Binding::nats, [this](std::string_view name, const auto& value) { add(name, value); });
+  if (needs_directory_) check(natsMsgHeader_Set(message_, kHeaders, directory_.c_str()));
   return message;
+}
+
+void Loader::add(std::string_view name, const std::optional<std::string_view>& value) {
+  const bool plain = is_plain(name, value);
+  if (plain) {
+    name_.assign(name);
+    value_.assign(*value);
+    check(natsMsgHeader_Add(message_, name_.c_str(), value_.c_str()));
+  }
+  if (!plain || !is_codec(name)) list(name, value, plain);
+}
+
+/// One header that keeps its place needs no directory, however often it is there.
+void Loader::list(std::string_view name, const std::optional<std::string_view>& value, bool plain) {
+  needs_directory_ = needs_directory_ || !plain || (!directory_.empty() && name != first_listed_);
+  if (directory_.empty()) {
+    first_listed_.assign(name);
+  } else {
+    directory_ += ',';
+  }
+  append_escaped(directory_, name, '%', ".~");
+  if (plain) return;
+  if (!value) {
+    directory_ += '!';
+  } else {
+    directory_ += '=';
+    append_escaped(directory_, *value, '%', ".~");
+  }
 }
 
 Arrival from_message(natsMsg* message, Wire&& room) {

@@ -3,7 +3,10 @@
 
 #include <nats/nats.h>
 
+#include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "beacon/handle.hpp"
 #include "penstock/envelope.hpp"
@@ -20,10 +23,27 @@
 // escaped.
 namespace penstock::beacon {
 
-/// A message for the stream, with what JetStream needs to store it once, and in that stream only. Throws std::runtime_error
-/// when memory ends and std::length_error for more than the protocol can count.
-MessageHandle to_message(const Wire& wire, const std::string& subject, const std::string& reply, const std::string& stream,
-                         const std::string& message_id);
+/// Lays events out as messages of one stream. Keeps the memory it needs for the next one. Thread safety: one thread.
+class Loader {
+ public:
+  Loader(std::string subject, std::string stream) : subject_{std::move(subject)}, stream_{std::move(stream)} {}
+
+  /// With what JetStream needs to store it once, and in that stream only; answers go to `reply` unless it is empty. Throws
+  /// InvalidEvent, std::runtime_error when memory ends and std::length_error for more than the protocol can count.
+  MessageHandle load(const Event& event, const std::string& reply);
+
+ private:
+  void add(std::string_view name, const std::optional<std::string_view>& value);
+  void list(std::string_view name, const std::optional<std::string_view>& value, bool plain);
+
+  const std::string subject_;
+  const std::string stream_;
+  natsMsg* message_ = nullptr;
+  std::string name_, value_;  // with a NUL behind them
+  std::string directory_;     // of the headers that need one; most messages have none
+  std::string first_listed_;
+  bool needs_directory_ = false;
+};
 
 /// A message as it came. `wire` has the headers of the event alone; `reserved` those named Nats-… beside it.
 struct Arrival {

@@ -215,6 +215,11 @@ Connection::~Connection() {
   Listeners::instance().remove(listener_);
 }
 
+void Connection::close() noexcept {
+  condemn();
+  natsConnection_Close(connection_);
+}
+
 std::vector<std::string> Connection::announced() const {
   char** servers = nullptr;
   int count = 0;

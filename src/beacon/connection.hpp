@@ -80,6 +80,8 @@ class Connection {
   [[nodiscard]] bool alive() const noexcept { return !ended_->load(); }
   /// Gives it up: a failed write may have left half a message behind, so nothing sent from here on would be understood.
   void condemn() noexcept { ended_->store(true); }
+  /// Ends it, sending what is buffered for at most half a second; behind a write that is stuck, up to the write's deadline.
+  void close() noexcept;
   [[nodiscard]] std::vector<std::string> announced() const;
 
   /// Calls the listener for each message of a subject.

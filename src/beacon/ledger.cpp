@@ -12,7 +12,7 @@ using Status = Outcome::Status;
 
 namespace {
 
-constexpr std::chrono::seconds kLongestCount{5};
+constexpr std::size_t kMostPlacedBytes = std::size_t{16} << 20U;
 
 void tell(const std::vector<std::shared_ptr<Ledger::Batch>>& complete) {
   for (const auto& batch : complete) batch->promise.set_value(std::move(batch->outcomes));
@@ -39,21 +39,44 @@ std::shared_ptr<Ledger::Batch> Ledger::enter(std::size_t count, std::shared_ptr<
   return batch;
 }
 
-Ledger::Place Ledger::take_place(Batch& batch, std::size_t index, const std::function<bool()>& usable) {
+Ledger::Place Ledger::take_place(Batch& batch, std::size_t index, std::size_t bytes, const std::function<bool()>& usable) {
   std::unique_lock lock{mutex_};
   while (true) {
     if (!usable()) return Place::unusable;
     if (batch.states[index] != State::waiting) return Place::late;
-    if (batch.window->in_flight < batch.window->limit && trails_[batch.window->subject].denied == 0) break;
+    if (batch.window->in_flight < batch.window->limit && (placed_bytes_ == 0 || placed_bytes_ + bytes <= kMostPlacedBytes))
+      break;
     if (SteadyClock::now() >= batch.deadline) return Place::late;
     ++waiting_;
     room_.wait_until(lock, batch.deadline);
     --waiting_;
   }
-  batch.states[index] = State::sent;
+  batch.states[index] = State::placed;
   ++batch.window->in_flight;
-  ++trails_[batch.window->subject].open;
+  placed_bytes_ += bytes;
   return Place::taken;
+}
+
+std::size_t Ledger::depart(std::span<Letter> letters) {
+  std::unique_lock lock{mutex_};
+  std::size_t count = 0;
+  for (Letter& letter : letters) {
+    Batch& batch = *letter.batch;
+    const auto placed = [&] { return batch.states[letter.index] == State::placed; };
+    const auto barred = [&] { return placed() && refusals_.words_of(batch.window->subject) != nullptr; };
+    if (count > 0 && barred()) break;  // the count takes those before it, which are not on their way yet
+    room_.wait(lock, [&] { return !barred(); });
+    if (placed()) {
+      batch.states[letter.index] = State::sent;
+      refusals_.sent(batch.window->subject);
+    } else {
+      letter.batch.reset();
+    }
+    placed_bytes_ -= letter.bytes;
+    ++count;
+  }
+  if (waiting_ > 0 && placed_bytes_ <= kMostPlacedBytes / 2) room_.notify_all();
+  return count;
 }
 
 Ledger::Batches::iterator Ledger::find(std::uint64_t token) {
@@ -76,15 +99,11 @@ bool Ledger::settle_locked(Batch& batch, std::size_t index, Outcome outcome) {
 }
 
 void Ledger::answered_locked(const std::string& subject, std::vector<std::shared_ptr<Batch>>& complete) {
-  const auto found = trails_.find(subject);
-  if (found == trails_.end() || found->second.open == 0) return;
-  --found->second.open;
-  if (found->second.denied > 0) conclude_locked(subject, found->second, complete);
+  if (refusals_.answered(subject)) conclude_locked(subject, complete);
 }
 
-void Ledger::conclude_locked(const std::string& subject, Trail& trail, std::vector<std::shared_ptr<Batch>>& complete) {
-  if (trail.denied < trail.open) return;
-  const Outcome outcome{Status::rejected, trail.words + "; allow the user to publish to it"};
+void Ledger::conclude_locked(const std::string& subject, std::vector<std::shared_ptr<Batch>>& complete) {
+  const Outcome outcome{Status::rejected, refusals_.conclude(subject) + "; allow the user to publish to it"};
   for (auto each = batches_.begin(); each != batches_.end();) {
     Batch& batch = *each->second;
     bool done = false;
@@ -95,7 +114,6 @@ void Ledger::conclude_locked(const std::string& subject, Trail& trail, std::vect
     each = done ? batches_.erase(each) : std::next(each);
   }
   std::erase_if(late_, [&](const auto& entry) { return entry.second == subject; });
-  trail = {};
   room_.notify_all();
 }
 
@@ -127,27 +145,21 @@ void Ledger::settle(std::uint64_t token, Outcome outcome) {
 
 std::uint64_t Ledger::connection() const {
   const std::lock_guard lock{mutex_};
-  return connection_;
+  return refusals_.connection();
 }
 
 void Ledger::deny(std::uint64_t connection, const std::string& subject, const std::string& words) {
   std::vector<std::shared_ptr<Batch>> complete;
   {
     const std::lock_guard lock{mutex_};
-    const auto found = trails_.find(subject);
-    if (connection != connection_ || found == trails_.end() || found->second.open == 0) return;
-    Trail& trail = found->second;
-    if (trail.denied++ == 0) trail.since = SteadyClock::now();
-    trail.words = words;
-    conclude_locked(subject, trail, complete);
+    if (refusals_.refused(connection, subject, words, SteadyClock::now())) conclude_locked(subject, complete);
   }
   tell(complete);
 }
 
 bool Ledger::stuck(Instant now) const {
   const std::lock_guard lock{mutex_};
-  return std::any_of(trails_.begin(), trails_.end(),
-                     [now](const auto& entry) { return entry.second.denied > 0 && now - entry.second.since > kLongestCount; });
+  return refusals_.stuck(now);
 }
 
 template <class Choose>
@@ -180,12 +192,12 @@ void Ledger::settle_waiting(Batch& batch, std::size_t index, const Outcome& outc
 void Ledger::settle_sent(const Outcome& outcome) {
   {
     const std::lock_guard lock{mutex_};
-    ++connection_;
-    trails_.clear();
+    refusals_.next_connection();
     late_.clear();
   }
   settle_where([&](const Batch& batch, std::size_t i) -> std::optional<Outcome> {
     if (batch.states[i] == State::waiting) return std::nullopt;
+    if (batch.states[i] == State::placed) return Outcome{Status::retryable, "not sent: " + outcome.error};
     if (batch.states[i] == State::unrouted) return Outcome{Status::retryable, "no stream took it: " + outcome.error};
     return outcome;
   });
@@ -205,14 +217,15 @@ void Ledger::settle_all(const Window& window) {
 void Ledger::sweep(Instant now) {
   settle_where([&](const Batch& batch, std::size_t i) -> std::optional<Outcome> {
     if (now < batch.deadline) return std::nullopt;
-    if (batch.states[i] == State::waiting) return Outcome{Status::retryable, "not sent within the timeout"};
+    if (batch.states[i] == State::waiting || batch.states[i] == State::placed) {
+      return Outcome{Status::retryable, "not sent within the timeout"};
+    }
     if (batch.states[i] == State::unrouted)
       return Outcome{Status::retryable, "no stream takes it, and JetStream does not say why"};
     late_.emplace(batch.first + i, batch.window->subject);
-    const auto trail = trails_.find(batch.window->subject);
-    const bool denied = trail != trails_.end() && trail->second.denied > 0;
+    const std::string* const refusal = refusals_.words_of(batch.window->subject);
     return Outcome{Status::unknown,
-                   "no acknowledgement within the timeout" + (denied ? "; the server says: " + trail->second.words : "")};
+                   "no acknowledgement within the timeout" + (refusal != nullptr ? "; the server says: " + *refusal : "")};
   });
 }
 

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <stop_token>
 #include <string>
 #include <unordered_map>
@@ -16,11 +17,13 @@
 #include <vector>
 
 #include "beacon/connection.hpp"
+#include "beacon/handle.hpp"
+#include "beacon/refusals.hpp"
 #include "penstock/publisher.hpp"
 
 namespace penstock::beacon {
 
-/// How many events of one channel are sent and not answered.
+/// How many events of one channel have a place, and no outcome.
 struct Window {
   std::string subject{};
   std::string stream{};
@@ -35,6 +38,7 @@ class Ledger {
  public:
   enum class State : std::uint8_t {
     waiting,   ///< not sent
+    placed,    ///< not sent, with a place in the window: its letter goes out next
     sent,      ///< may be stored
     unrouted,  ///< the server had nobody who takes the subject: certainly not stored, and why is being asked
     settled
@@ -53,14 +57,27 @@ class Ledger {
   std::shared_ptr<Batch> enter(std::size_t count, std::shared_ptr<Window> window, Instant deadline);
 
   enum class Place : std::uint8_t { taken, late, unusable };
-  /// Waits for a place in the window and takes it: from now on the event counts as sent. Gives up at the batch's deadline and
-  /// when `usable` says no.
-  Place take_place(Batch& batch, std::size_t index, const std::function<bool()>& usable);
+  /// Waits for a place in the window, and among the bytes that wait to be sent, and takes it. Gives up at the batch's deadline
+  /// and when `usable` says no.
+  Place take_place(Batch& batch, std::size_t index, std::size_t bytes, const std::function<bool()>& usable);
+
+  /// An event with a place, laid out, and the connection it is for.
+  struct Letter {
+    std::shared_ptr<Batch> batch{};  ///< empty when it has its outcome and is not to be sent any more
+    std::size_t index = 0;
+    std::size_t bytes = 0;
+    MessageHandle message{};
+    std::shared_ptr<Connection> connection{};
+  };
+  /// From now on they count as sent, except those that have their outcome by now. As many from the first on as may go: to a
+  /// subject whose refusals are being counted nothing may, so that one at the head is waited for until it may, or has its
+  /// outcome. Returns how many; none of none.
+  std::size_t depart(std::span<Letter> letters);
 
   void settle(std::uint64_t token, Outcome outcome);
   /// Everything of a batch from `index` on that is not sent.
   void settle_waiting(Batch& batch, std::size_t index, const Outcome& outcome);
-  /// Everything that may be stored: the connection is gone, and the answers with it.
+  /// Everything that has a place: the connection is gone, and the answers with it.
   void settle_sent(const Outcome& outcome);
   /// Everything of a publisher.
   void settle_all(const Window& window);
@@ -71,10 +88,9 @@ class Ledger {
 
   /// The connection's number for `deny`; it ends with `settle_sent`.
   [[nodiscard]] std::uint64_t connection() const;
-  /// The server refused one event of the subject, and does not say which. When it has refused as many as it has not answered,
-  /// it was these. Until then nothing more is sent to the subject: so the count comes out.
+  /// The server refused one event of the subject, and does not say which; see Refusals.
   void deny(std::uint64_t connection, const std::string& subject, const std::string& words);
-  /// A refusal for longer than that without the count coming out: only a new connection helps.
+  /// Whether only a new connection tells what was refused.
   [[nodiscard]] bool stuck(Instant now) const;
 
   void mark_unrouted(std::uint64_t token);
@@ -86,18 +102,12 @@ class Ledger {
   void wake();
 
  private:
-  /// What went to one subject on this connection.
-  struct Trail {
-    std::size_t open = 0;  ///< sent, and the server has said nothing of it; also what has its outcome by now
-    std::size_t denied = 0;
-    std::string words{};
-    Instant since{};  ///< the first refusal of these
-  };
   using Batches = std::map<std::uint64_t, std::shared_ptr<Batch>>;
   Batches::iterator find(std::uint64_t token);
   /// The server has said something of an event.
   void answered_locked(const std::string& subject, std::vector<std::shared_ptr<Batch>>& complete);
-  void conclude_locked(const std::string& subject, Trail& trail, std::vector<std::shared_ptr<Batch>>& complete);
+  /// Everything that was sent to it was refused.
+  void conclude_locked(const std::string& subject, std::vector<std::shared_ptr<Batch>>& complete);
   /// True when that was the batch's last.
   bool settle_locked(Batch& batch, std::size_t index, Outcome outcome);
   template <class Choose>
@@ -107,11 +117,11 @@ class Ledger {
   std::condition_variable room_;
   std::condition_variable_any entered_;
   int waiting_ = 0;
+  std::size_t placed_bytes_ = 0;  ///< of those that have a place and have not departed
   std::uint64_t next_ = 1;
   std::size_t unrouted_ = 0;
   Batches batches_;
-  std::uint64_t connection_ = 1;
-  std::map<std::string, Trail> trails_;
+  Refusals refusals_;
   std::unordered_map<std::uint64_t, std::string> late_;  ///< what has its outcome and no answer, with its subject
 };
 

@@ -26,10 +26,8 @@ int digit(char c) {
 
 }  // namespace
 
-std::string escape(std::string_view text, char escape, std::string_view also) {
+void append_escaped(std::string& result, std::string_view text, char escape, std::string_view also) {
   static constexpr char kDigits[] = "0123456789ABCDEF";
-  std::string result;
-  result.reserve(text.size());
   for (const char c : text) {
     if (plain(c) || also.find(c) != std::string_view::npos) {
       result += c;
@@ -40,6 +38,12 @@ std::string escape(std::string_view text, char escape, std::string_view also) {
       result += kDigits[byte & 15U];
     }
   }
+}
+
+std::string escape(std::string_view text, char escape, std::string_view also) {
+  std::string result;
+  result.reserve(text.size());
+  append_escaped(result, text, escape, also);
   return result;
 }
 
@@ -115,7 +119,11 @@ bool covers(std::string_view pattern, std::string_view subject) {
 
 std::string message_id(const std::string& source, const std::string& id) {
   // ':' is in neither part once they are escaped, so different pairs stay different.
-  std::string result = escape(id, '%', ".~") + ':' + escape(source, '%', ".~/");
+  std::string result;
+  result.reserve(id.size() + source.size() + 1);
+  append_escaped(result, id, '%', ".~");
+  result += ':';
+  append_escaped(result, source, '%', ".~/");
   if (result.size() > kLongestMessageId) result = derived_id("penstock beacon", source, id, 0);
   return result;
 }

@@ -10,6 +10,7 @@ namespace penstock::beacon {
 
 /// Every byte outside [A-Za-z0-9_-] and `also` as two upper-case hex digits behind `escape`.
 std::string escape(std::string_view text, char escape, std::string_view also = {});
+void append_escaped(std::string& result, std::string_view text, char escape, std::string_view also = {});
 /// Undoes `escape`; empty when the text is not one of its results.
 std::optional<std::string> unescape(std::string_view text, char escape);
 

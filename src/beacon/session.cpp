@@ -21,7 +21,8 @@ using Status = Outcome::Status;
 
 constexpr milliseconds kConnectTimeout{5'000};
 constexpr milliseconds kApiWait{1'000};
-constexpr milliseconds kTick{20};         // with events outstanding: how late a deadline may be noticed
+constexpr milliseconds kTick{20};  // with events outstanding: how late a deadline may be noticed
+constexpr std::size_t kBurst = 32;
 constexpr milliseconds kIdleTick{1'000};  // without: a closed connection wakes us by itself
 /// Right after a server came back its streams may not be there yet.
 constexpr std::chrono::seconds kRecovery{5};
@@ -113,12 +114,13 @@ Session::Session(Servers servers, std::shared_ptr<Logger> logger)
       ear_{std::make_shared<Ear>(speech_)} {}
 
 Session::~Session() {
-  for (std::jthread* each : {&thread_, &sweeper_}) {
-    if (!each->joinable()) continue;
-    each->request_stop();
-    each->join();
+  const Outcome ended{Status::unknown, "the publisher ended before the server answered"};
+  ledger().settle_sent(ended);
+  for (std::jthread* each : {&thread_, &sender_, &sweeper_}) each->request_stop();
+  for (std::jthread* each : {&thread_, &sender_, &sweeper_}) {
+    if (each->joinable()) each->join();
   }
-  ledger().settle_sent({Status::unknown, "the publisher ended before the server answered"});
+  ledger().settle_sent(ended);
 }
 
 Ledger& Session::ledger() const noexcept { return ear_->ledger; }
@@ -128,6 +130,7 @@ std::shared_ptr<Session::Link> Session::await_link(Instant deadline) {
   if (!wanted_) {
     wanted_ = true;
     thread_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
+    sender_ = std::jthread{[this](const std::stop_token& stop) { send(stop); }};
     sweeper_ = std::jthread{[this](const std::stop_token& stop) {
       while (!stop.stop_requested()) {
         ledger().sweep(SteadyClock::now());
@@ -154,41 +157,67 @@ std::future<Outcomes> Session::submit(const std::shared_ptr<Window>& window, std
     error = last_error_.empty() ? "not connected" : last_error_;
   }
   const auto usable = [&] { return link->connection->alive(); };
+  Loader loader{window->subject, window->stream};
+  std::string reply;
   for (std::size_t i = 0; i < events.size(); ++i) {
     const std::uint64_t token = batch->first + i;
-    MessageHandle message;
+    Ledger::Letter letter{.batch = batch, .index = i, .bytes = 0, .message = {}, .connection = {}};
     try {
-      const auto& event = events[i];
-      const auto wire = encode(event, Binding::nats);
-      if (!connected) continue;
-      message = to_message(wire, window->subject, link->inbox + '.' + std::to_string(token), window->stream,
-                           message_id(event.source, event.id));
+      if (!connected) {
+        encode_headers(events[i], Binding::nats, [](std::string_view, const auto&) {});
+        continue;
+      }
+      reply.assign(link->inbox).append(1, '.').append(std::to_string(token));
+      letter.message = loader.load(events[i], reply);
     } catch (const std::exception& invalid) {
       ledger().settle(token, {Status::rejected, invalid.what()});
       continue;
     }
-    if (const auto place = ledger().take_place(*batch, i, usable); place != Ledger::Place::taken) {
+    letter.bytes = events[i].data ? events[i].data->size() : 0;
+    if (const auto place = ledger().take_place(*batch, i, letter.bytes, usable); place != Ledger::Place::taken) {
       // Nothing behind this event may overtake it.
       ledger().settle_waiting(
           *batch, i,
-          {Status::retryable, place == Ledger::Place::late
-                                  ? "not sent within the timeout: too many events wait for their acknowledgement"
-                                  : "not sent: the connection was lost"});
+          {Status::retryable, place == Ledger::Place::late ? "not sent within the timeout: too many events wait before it"
+                                                           : "not sent: the connection was lost"});
       break;
     }
-    if (const auto status = natsConnection_PublishMsg(link->connection->get(), message.get()); status != NATS_OK) {
-      auto outcome = outcome_of_send(status, last_error(status));
-      const bool final = outcome.status == Status::rejected;
-      ledger().settle(token, std::move(outcome));
-      if (final) continue;
-      link->connection->condemn();
-      ledger().settle_waiting(*batch, i + 1, {Status::retryable, "not sent: an earlier event of the batch failed"});
-      break;
-    }
+    letter.connection = {link, link->connection.get()};  // all of the link lives as long
+    mail_.post(std::move(letter));
   }
   if (!connected) ledger().settle_waiting(*batch, 0, {Status::retryable, "not sent: " + error});
   ear_->poke();
   return future;
+}
+
+void Session::send(const std::stop_token& stop) {
+  std::vector<Ledger::Letter> letters;
+  while (mail_.collect(letters, stop)) {
+    for (std::span<Ledger::Letter> left{letters}; !left.empty();) {
+      // A few at a time: should the client library block, those that it does not have yet are certainly not stored.
+      const std::size_t ready = ledger().depart(left.first(std::min(left.size(), kBurst)));
+      for (Ledger::Letter& letter : left.first(ready)) {
+        if (letter.batch) send(letter);
+        letter = {};
+      }
+      left = left.subspan(ready);
+    }
+    letters.clear();
+  }
+}
+
+void Session::send(Ledger::Letter& letter) {
+  const std::uint64_t token = letter.batch->first + letter.index;
+  // Behind one that failed nothing more goes out on its connection.
+  if (!letter.connection->alive()) return ledger().settle(token, {Status::retryable, "not sent: the connection was lost"});
+  const auto status = natsConnection_PublishMsg(letter.connection->get(), letter.message.get());
+  if (status == NATS_OK) return;
+  auto outcome = outcome_of_send(status, last_error(status));
+  const bool final = outcome.status == Status::rejected;
+  ledger().settle(token, std::move(outcome));
+  if (final) return;
+  letter.connection->condemn();
+  ear_->poke();
 }
 
 void Session::run(const std::stop_token& stop) {
@@ -260,6 +289,7 @@ void Session::disconnect(const std::string& why) {
   if (!gone) return;
   ledger().settle_sent({Status::unknown, why});
   ledger().wake();
+  gone->connection->close();  // others may hold it a little longer, and nothing of it may go out beside a new one
   next_attempt_ = SteadyClock::now();
   speech_->say_rarely(LogLevel::warn, "lost", why + " (" + servers_.label + ")");
 }

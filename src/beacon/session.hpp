@@ -15,13 +15,14 @@
 
 #include "beacon/connection.hpp"
 #include "beacon/ledger.hpp"
+#include "beacon/mail.hpp"
 #include "beacon/servers.hpp"
 #include "penstock/event.hpp"
 
 namespace penstock::beacon {
 
-/// The publishing side of a Beacon: one connection for all its channels, and a thread that keeps it, watches deadlines and asks
-/// why a subject has no taker.
+/// The publishing side of a Beacon: one connection for all its channels, and three threads: one keeps it and asks why a subject
+/// has no taker, one sends, which may block in the client library for seconds, and one watches deadlines.
 ///
 /// Within one connection NATS keeps order. A batch is sent on the connection it began with or not at all, and a new connection
 /// is opened only after everything the last one left open has its outcome; so nothing overtakes what failed before it, unless
@@ -50,6 +51,8 @@ class Session {
   };
 
   void run(const std::stop_token& stop);
+  void send(const std::stop_token& stop);
+  void send(Ledger::Letter& letter);
   void connect();
   void disconnect(const std::string& why);
   void answer_unrouted();
@@ -60,6 +63,7 @@ class Session {
   const Servers servers_;
   const std::shared_ptr<Speech> speech_;
   const std::shared_ptr<Ear> ear_;
+  Mail mail_;
 
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
@@ -74,8 +78,9 @@ class Session {
   bool connected_before_ = false;
   std::vector<std::string> announced_;
 
-  std::jthread thread_;   // last: they end first
-  std::jthread sweeper_;  // keeps the deadlines, whatever the other one waits for
+  std::jthread thread_;  // last: they end first
+  std::jthread sender_;
+  std::jthread sweeper_;  // keeps the deadlines, whatever the others wait for
 };
 
 }  // namespace penstock::beacon

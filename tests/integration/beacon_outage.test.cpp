@@ -177,6 +177,30 @@ TEST(BeaconOutage, AServerThatDoesNotAnswerIsUnknownAtTheTimeout) {
   EXPECT_EQ(Raw{server.url()}.ids("orders").size(), 7U);
 }
 
+TEST(BeaconOutage, Rule8_AServerThatStandsStillHoldsUpNobodyWhoSubmits) {
+  Server server;
+  server.start();
+  Beacon beacon{{.url = server.url()}};
+  beacon.declare({.name = "orders"});
+  const auto channel = beacon.channel("orders");
+  ASSERT_TRUE(publishes(*channel.publisher, event(1)));
+  server.pause();
+  // More than all buffers on the way take, so that the client library blocks in a write.
+  std::vector<Event> many;
+  for (int i = 0; i < 600; ++i) many.push_back(event(2 + i, "k", std::string(50'000, 'x')));
+  const auto start = std::chrono::steady_clock::now();
+  auto future = channel.publisher->submit(many, 1s);
+  const auto submitted = std::chrono::steady_clock::now() - start;
+  const auto outcomes = future.get();
+  const auto settled = std::chrono::steady_clock::now() - start;
+  EXPECT_LT(submitted, 3s) << "the client library's write takes 5 s";
+  EXPECT_LT(settled, 3s);
+  server.resume();
+  for (const auto& outcome : outcomes) EXPECT_FALSE(outcome.confirmed());
+  EXPECT_EQ(outcomes.back().status, Status::retryable) << "it never went out";
+  EXPECT_TRUE(eventually([&] { return channel.publisher->publish(event(1'000), 5s).confirmed(); }));
+}
+
 TEST(BeaconOutage, APublisherThatEndsSettlesWhatIsOpen) {
   Server server;
   server.start();
@@ -190,8 +214,14 @@ TEST(BeaconOutage, APublisherThatEndsSettlesWhatIsOpen) {
     future = channel.publisher->submit(events(3, 2), 60s);
   }
   ASSERT_EQ(future.wait_for(0s), std::future_status::ready);
-  for (const auto& outcome : future.get()) EXPECT_EQ(outcome.status, Status::unknown);
   server.resume();
+  const auto outcomes = future.get();
+  const auto stored = Raw{server.url()}.ids("orders");
+  for (std::size_t i = 0; i < outcomes.size(); ++i) {
+    if (outcomes[i].status == Status::unknown) continue;  // it was on its way
+    EXPECT_EQ(outcomes[i].status, Status::retryable);
+    EXPECT_EQ(std::count(stored.begin(), stored.end(), event(static_cast<int>(i) + 2).id), 0) << "it had not been sent yet";
+  }
 }
 
 TEST(BeaconOutage, AChannelOutlivesItsBeacon) {

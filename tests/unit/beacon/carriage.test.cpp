@@ -27,8 +27,7 @@ Event event(Headers headers = {}) {
 }
 
 Event carried(const Event& sent) {
-  const auto message =
-      to_message(encode(sent, Binding::nats), "orders", "_INBOX.x", "orders", message_id(sent.source, sent.id));
+  const auto message = Loader{"orders", "orders"}.load(sent, "_INBOX.x");
   auto arrival = from_message(message.get());
   auto event = read_event(arrival);
   EXPECT_EQ(decode(arrival.wire, Binding::nats), event) << "the wire kept is the event's";
@@ -78,7 +77,7 @@ TEST_F(BeaconCarriage, HeadersThatNatsWouldBendArriveUntouched) {
 
 TEST_F(BeaconCarriage, CommandsToTheServerNeverReachIt) {
   const auto sent = event({{"Nats-Rollup", "all"}, {"NATS-Expected-Last-Sequence", "9"}});
-  const auto message = to_message(encode(sent, Binding::nats), "orders", "", "orders", "1:/shop");
+  const auto message = Loader{"orders", "orders"}.load(sent, "");
   EXPECT_EQ(value_of(message.get(), "Nats-Rollup"), "");
   EXPECT_EQ(value_of(message.get(), "NATS-Expected-Last-Sequence"), "");
   EXPECT_EQ(value_of(message.get(), "Nats-Msg-Id"), "1:/shop");
@@ -87,14 +86,30 @@ TEST_F(BeaconCarriage, CommandsToTheServerNeverReachIt) {
 
 TEST_F(BeaconCarriage, OneForeignHeaderNeedsNoDirectory) {
   const auto sent = event({{"trace", "1"}, {"trace", "2"}});
-  const auto message = to_message(encode(sent, Binding::nats), "orders", "", "orders", "1:/shop");
+  const auto message = Loader{"orders", "orders"}.load(sent, "");
   EXPECT_EQ(value_of(message.get(), "Penstock-Headers"), "");
   EXPECT_EQ(carried(sent), sent);
 }
 
+TEST_F(BeaconCarriage, NothingOfAnEventIsLeftForTheNext) {
+  Loader loader{"orders", "orders"};
+  const auto first = event({{"a", "1"}, {"b", "\x01"}});
+  auto second = event({{"c", "2"}});
+  second.key.clear();
+  for (const auto& sent : {first, second, first}) {
+    const auto message = loader.load(sent, "");
+    auto arrival = from_message(message.get());
+    EXPECT_EQ(read_event(arrival), sent);
+  }
+  EXPECT_THROW(static_cast<void>(loader.load(event({{"a:b", "1"}}), "")), InvalidEvent);
+  const auto message = loader.load(second, "");
+  auto arrival = from_message(message.get());
+  EXPECT_EQ(read_event(arrival), second);
+}
+
 TEST_F(BeaconCarriage, AStrangersNatsHeadersAreKept) {
-  auto wire = encode(event(), Binding::nats);
-  const auto message = to_message(wire, "orders", "", "orders", "a stranger's");
+  const auto message = Loader{"orders", "orders"}.load(event(), "");
+  ASSERT_EQ(natsMsgHeader_Set(message.get(), "Nats-Msg-Id", "a stranger's"), NATS_OK);
   auto arrival = from_message(message.get());
   const auto read = read_event(arrival);
   const Headers expected{{"Nats-Expected-Stream", "orders"}, {"Nats-Msg-Id", "a stranger's"}};
@@ -102,8 +117,7 @@ TEST_F(BeaconCarriage, AStrangersNatsHeadersAreKept) {
 }
 
 TEST_F(BeaconCarriage, ADamagedDirectoryLosesNoOtherHeader) {
-  auto wire = encode(event(), Binding::nats);
-  const auto message = to_message(wire, "orders", "", "orders", "1:/shop");
+  const auto message = Loader{"orders", "orders"}.load(event(), "");
   ASSERT_EQ(natsMsgHeader_Add(message.get(), "a", "1"), NATS_OK);
   ASSERT_EQ(natsMsgHeader_Add(message.get(), "b", "2"), NATS_OK);
   ASSERT_EQ(natsMsgHeader_Set(message.get(), "Penstock-Headers", "%zz,,b,missing,b,c=%1"), NATS_OK);

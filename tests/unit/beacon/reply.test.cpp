@@ -12,12 +12,18 @@ using Status = Outcome::Status;
 
 TEST(BeaconReply, PubAckIsConfirmedAlsoAsDuplicate) {
   EXPECT_TRUE(outcome_of_reply(R"({"stream":"ORD","seq":1})").confirmed());
+  EXPECT_TRUE(outcome_of_reply(R"({"stream":"ORD", "seq":18446744073709551615})").confirmed());
+  EXPECT_TRUE(outcome_of_reply(R"({"stream":"O\u0052\"D","seq":1})").confirmed());
+  EXPECT_TRUE(outcome_of_reply(R"({ "seq" : 1, "stream" : "ORD" })").confirmed());
   EXPECT_TRUE(outcome_of_reply(R"({"stream":"ORD","seq":1,"duplicate":true,"domain":"hub"})").confirmed());
 }
 
 TEST(BeaconReply, WhatIsNoPubAckIsUnknown) {
-  for (const char* body : {"", "{", "null", "[]", "{}", "+OK", R"({"stream":"ORD"})", R"({"stream":"ORD","seq":0})",
-                           R"({"stream":1,"seq":1})", R"({"stream":"ORD","seq":"1"})", R"({"error":"text"})", "\xff\xfe"}) {
+  for (const char* body :
+       {"", "{", "null", "[]", "{}", "+OK", R"({"stream":"ORD"})", R"({"stream":"ORD","seq":0})", R"({"stream":1,"seq":1})",
+        R"({"stream":"","seq":0})", R"({"stream":"ORD","seq":})", R"({"stream":"ORD","seq":1)", R"({"stream":"ORD","seq":1}})",
+        R"({"stream":"ORD","seq":-1})", R"({"stream":"ORD","seq":18446744073709551616})", R"({"stream":"ORD","seq":"1"})",
+        R"({"error":"text"})", "\xff\xfe"}) {
     EXPECT_EQ(outcome_of_reply(body).status, Status::unknown) << body;
   }
 }
