@@ -136,7 +136,6 @@ Producer::Handover Producer::hand_over(std::unique_lock<std::mutex>& lock, Ledge
   if (ledger_.adopt(batch, index, event.identity)) return Handover::taken;
   const bool suspect = suspects_.contains(event.identity);
   const std::string& key = event.event->key;
-  why = {Outcome::Status::retryable, "another event is being sent alone; there was no time left to wait for it"};
   while (true) {
     if (stopping_) {
       why = {Outcome::Status::retryable, "the client is shutting down"};
@@ -148,13 +147,16 @@ Producer::Handover Producer::hand_over(std::unique_lock<std::mutex>& lock, Ledge
       why = {Outcome::Status::retryable,
              "not sent: Kafka has confirmed nothing in its partition yet, and an earlier event of its key waits for that" +
                  trouble_.suffix()};
-    } else if (!alone_ && !(suspect && ledger_.unreported() > 0)) {
-      Ledger::Slot& slot = ledger_.place(batch, index, event.identity);
+    } else if (alone_ || (suspect && ledger_.unreported() > 0)) {
+      why = {Outcome::Status::retryable, "another event is being sent alone; there was no time left to wait for it"};
+    } else {
+      Ledger::Slot& slot = ledger_.place(batch, index, std::move(event.identity));
       const rd_kafka_resp_err_t error = produce(topic, event, slot);
       if (error == RD_KAFKA_RESP_ERR_NO_ERROR) {
         alone_ = suspect;
         return Handover::taken;
       }
+      event.identity = std::move(slot.identity);
       ledger_.discard(slot);
       why = outcome_of(error, RD_KAFKA_MSG_STATUS_NOT_PERSISTED);
       if (error != RD_KAFKA_RESP_ERR__QUEUE_FULL && error != RD_KAFKA_RESP_ERR__FATAL) {
