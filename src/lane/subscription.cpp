@@ -244,7 +244,9 @@ void Subscription::declare() {
   if (!spec) return;
   try {
     connection_->open_channel(declare_channel);
+    if (queue_lost_) settings_.topology->making(queue_);
     declare_queue(*connection_, declare_channel, *spec, *settings_.topology);
+    if (queue_lost_) settings_.topology->making(queue_);
     amqp_channel_close(connection_->state(), declare_channel, AMQP_REPLY_SUCCESS);
   } catch (const AmqpError& error) {
     if (!error.channel_only()) throw;
@@ -257,6 +259,7 @@ void Subscription::consume() {
   constexpr amqp_boolean_t no = 0;
   amqp_basic_consume(connection_->state(), consume_channel, bytes(queue_), bytes(tag_), no, no, no, amqp_empty_table);
   connection_->check_rpc(consume_channel, "consuming");
+  queue_lost_ = false;
 }
 
 void Subscription::serve(const std::stop_token& stop) {
@@ -314,6 +317,7 @@ void Subscription::handle(const amqp_frame_t& frame) {
     case AMQP_BASIC_CANCEL_METHOD:
       log(settings_.logger, LogLevel::warn,
           name_ + ": RabbitMQ cancelled the consumer (queue deleted or moved); subscribing again");
+      queue_lost_ = true;
       return consume();
     case AMQP_CHANNEL_CLOSE_METHOD: {
       const auto* close = static_cast<const amqp_channel_close_t*>(method);

@@ -105,6 +105,8 @@ class Subscription {
   Content content_;
   std::uint64_t delivery_tag_ = 0;
   bool redelivered_ = false;
+  /// RabbitMQ cancelled the consumer, perhaps before the queue is gone: one that is seen may yet be made anew by declaring it.
+  bool queue_lost_ = false;
   Backoff backoff_;
   std::chrono::steady_clock::time_point close_by_{};  ///< set before the stop is asked for
 
