@@ -24,7 +24,7 @@ void work_for_a_while(const Schema& original, const Schema& schema) {
   const auto sink = std::make_shared<InstantSink>();
   RunningRelay relay{outbox, {.backend = "bench", .name = "sink", .publisher = sink}};
   for (std::size_t i = 1; i <= 3; ++i) {
-    refill_outbox(original, schema, 1'000, kKeys);
+    refill_outbox(original, schema, {.events = 1'000, .keys = kKeys});
     relay.await_published(i * 1'000);
     std::this_thread::sleep_for(std::chrono::milliseconds{300});
   }
@@ -38,7 +38,7 @@ Samples drain_backlog(const Config& config, const Schema& original, std::size_t 
   std::vector<double> firsts;
   std::vector<double> peaks;
   for (int i = 0; i < times; ++i) {
-    refill_outbox(original, schema, backlog, kKeys);
+    refill_outbox(original, schema, {.events = backlog, .keys = kKeys});
     schema.execute("CHECKPOINT");
     const Json result = run_child(config, "--child-drain", schema, backlog);
     check_count("events in the sink", backlog, result["events"].get<std::size_t>());
@@ -75,14 +75,7 @@ std::vector<Work> backlog_works(const Config& config) {
   constexpr double kLarge = 10'000'000;
   constexpr double kShort = 10'000;
   constexpr int kShortTimes = 8;
-  const auto original = std::make_shared<std::unique_ptr<Schema>>();
-  const auto source = [=]() -> const Schema& {
-    if (!*original) {
-      *original = std::make_unique<Schema>(config.postgres, Schema::Kind::penstock);
-      fill_outbox(**original, config.events(100'000, 1));
-    }
-    return **original;
-  };
+  const auto original = std::make_shared<Original>(config.postgres, config.events(100'000, 1));
   const Work work{.name = "backlog",
                   .metrics = {{.name = "rate", .unit = "events/s", .goal = Goal{Goal::Kind::ratio_within, 0.10}},
                               {.name = "first_event", .unit = "ms", .goal = Goal{Goal::Kind::ours_at_most, 100}},
@@ -97,9 +90,9 @@ std::vector<Work> backlog_works(const Config& config) {
     Work result = work;
     result.name = name;
     result.settings["backlog"] = config.events(backlog, 1);
-    result.ours = [=](double scale) { return drain_backlog(config, source(), config.events(backlog, scale), 1, away); };
+    result.ours = [=](double scale) { return drain_backlog(config, original->get(), config.events(backlog, scale), 1, away); };
     result.reference = [=](double scale) {
-      return drain_backlog(config, source(), config.events(kShort, 1), scale < 1 ? 1 : kShortTimes);
+      return drain_backlog(config, original->get(), config.events(kShort, 1), scale < 1 ? 1 : kShortTimes);
     };
     return result;
   };

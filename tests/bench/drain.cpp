@@ -21,28 +21,9 @@ namespace {
 constexpr std::size_t kFewKeys = 10;
 constexpr double kFewKeyEvents = 5'000;
 
-/// The outbox that others are copied from, filled when it is first needed.
-class Original {
- public:
-  Original(Config config, std::size_t events) : config_{std::move(config)}, events_{events} {}
-  [[nodiscard]] std::size_t events() const { return events_; }
-  const Schema& get() {
-    if (!schema_) {
-      schema_ = std::make_unique<Schema>(config_.postgres, Schema::Kind::penstock);
-      fill_outbox(*schema_, events_);
-    }
-    return *schema_;
-  }
-
- private:
-  Config config_;
-  std::size_t events_;
-  std::unique_ptr<Schema> schema_;
-};
-
 std::unique_ptr<Schema> prefilled(const Config& config, Original& original, std::size_t events, std::size_t keys) {
   auto schema = std::make_unique<Schema>(config.postgres, Schema::Kind::penstock);
-  refill_outbox(original.get(), *schema, events, keys);
+  refill_outbox(original.get(), *schema, {.events = events, .keys = keys});
   schema->execute("CHECKPOINT");
   return schema;
 }
@@ -101,7 +82,7 @@ Samples limit(const Config& config, const Backend& backend, Original& original, 
 
 std::vector<Work> drain_works(const Config& config) {
   constexpr double kSinkEvents = 200'000;
-  const auto original = std::make_shared<Original>(config, config.events(kSinkEvents, 1));
+  const auto original = std::make_shared<Original>(config.postgres, config.events(kSinkEvents, 1));
   const Json settings{{"payload_bytes", kPayloadBytes},          {"keys", kKeys},
                       {"batch", RelayOptions{}.batch},           {"in_flight", RelayOptions{}.in_flight},
                       {"events", config.events(kSinkEvents, 1)}, {"fsync", "on"}};

@@ -30,19 +30,19 @@ namespace {
 
 using namespace penstock::bench;  // NOLINT: the program of that library
 
-constexpr std::array<std::pair<const char*, std::vector<Work> (*)(const Config&)>, 6> kBenchmarks{
+constexpr std::array<std::pair<const char*, std::vector<Work> (*)(const Config&)>, 7> kBenchmarks{
     {{"append", append_works},
      {"drain", drain_works},
      {"backlog", backlog_works},
+     {"strain", strain_works},
      {"latency", latency_works},
      {"consume", consume_works},
      {"backends", backend_works}}};
 
 int usage(std::ostream& out, int status) {
   out << "penstock_bench [NAME…] [--json FILE] [--runs N] [--quick]\n"
-         "NAME: append, drain, backlog, latency, consume, backends, relay (the first four), or one work of them, as "
-         "drain.kafka; "
-         "default: all.\n"
+         "NAME: append, drain, backlog, strain, latency, consume, backends, relay (the first five), or one work of them, as\n"
+         "drain.kafka; default: all but those that take many minutes.\n"
          "Addresses come from PENSTOCK_POSTGRES_URL, PENSTOCK_KAFKA, PENSTOCK_AMQP_URL and PENSTOCK_NATS_URL; works whose\n"
          "server is not there are left out. scripts/bench starts them.\n";
   return status;

@@ -81,7 +81,15 @@ void fill_outbox(const Schema& schema, std::size_t events) {
   }
 }
 
-void refill_outbox(const Schema& from, const Schema& to, std::size_t events, std::size_t keys) {
+const Schema& Original::get() {
+  if (!schema_) {
+    schema_ = std::make_unique<Schema>(url_, Schema::Kind::penstock);
+    fill_outbox(*schema_, events_);
+  }
+  return *schema_;
+}
+
+void refill_outbox(const Schema& from, const Schema& to, const Refill& refill) {
   const std::size_t before = to.count("outbox");
   pqxx::connection connection{to.url()};
   std::string columns;
@@ -91,25 +99,31 @@ void refill_outbox(const Schema& from, const Schema& to, std::size_t events, std
     pqxx::nontransaction tx{connection};
     columns =
         tx.exec(
-              "SELECT string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position) FROM information_schema.columns "
-              "WHERE table_schema = '" +
-              from.name() + "' AND table_name = 'outbox' AND column_name NOT IN ('id', 'txid', 'segment', 'key')")[0][0]
+              "SELECT string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position) FROM "
+              "information_schema.columns WHERE table_schema = '" +
+              from.name() +
+              "' AND table_name = 'outbox' AND column_name NOT IN ('id', 'txid', 'segment', 'key', 'type', 'route')")[0][0]
             .as<std::string>();
     const pqxx::result range = tx.exec("SELECT count(*), min(id) FROM " + from.table("outbox"));
     available = range[0][0].as<std::size_t>();
     lowest = range[0][1].as<std::size_t>();
   }
-  for (std::size_t done = 0; done < events;) {
+  const std::string type = refill.types == 1 ? "type" : "type || '.' || (id % " + std::to_string(refill.types) + ")";
+  std::unique_ptr<pqxx::work> tx;
+  for (std::size_t done = 0; done < refill.events;) {
     const std::size_t at = done % available;
-    const std::size_t count = std::min({kFillBatch, events - done, available - at});
-    pqxx::work tx{connection};
-    tx.exec("INSERT INTO " + to.table("outbox") + " (" + columns + ", key) SELECT " + columns + ", 'order-' || (id % " +
-            std::to_string(keys) + ") FROM " + from.table("outbox") + " WHERE id >= " + std::to_string(lowest + at) +
-            " AND id < " + std::to_string(lowest + at + count) + " ORDER BY id");
-    tx.commit();
+    const std::size_t count = std::min({kFillBatch, refill.events - done, available - at});
+    if (!tx) tx = std::make_unique<pqxx::work>(connection);
+    tx->exec("INSERT INTO " + to.table("outbox") + " (" + columns + ", key, type, route) SELECT " + columns +
+             ", 'order-' || (id % " + std::to_string(refill.keys) + "), " + type + ", " + type + " FROM " +
+             from.table("outbox") + " WHERE id >= " + std::to_string(lowest + at) + " AND id < " +
+             std::to_string(lowest + at + count) + " ORDER BY id");
     done += count;
+    if (refill.one_transaction && done < refill.events) continue;
+    tx->commit();
+    tx.reset();
   }
-  check_count("prefilled outbox", before + events, to.count("outbox"));
+  check_count("prefilled outbox", before + refill.events, to.count("outbox"));
 }
 
 std::size_t copy_out(const std::string& url, const std::string& table) {

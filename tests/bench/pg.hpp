@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "postgres/pqxx_compat.hpp"
 
@@ -38,8 +40,27 @@ void execute(const std::string& url, const std::string& sql);
 
 /// Appends the events of payload.hpp through Outbox::append, 1000 in a transaction.
 void fill_outbox(const Schema& schema, std::size_t events);
-/// The same from the rows of another outbox, inside the server: quicker, also 1000 in a transaction. Over so many keys.
-void refill_outbox(const Schema& from, const Schema& to, std::size_t events, std::size_t keys);
+/// An outbox that others are copied from, filled when it is first needed.
+class Original {
+ public:
+  Original(std::string url, std::size_t events) : url_{std::move(url)}, events_{events} {}
+  [[nodiscard]] std::size_t events() const { return events_; }
+  const Schema& get();
+
+ private:
+  std::string url_;
+  std::size_t events_;
+  std::unique_ptr<Schema> schema_;
+};
+
+/// The same from the rows of another outbox, inside the server: quicker, also 1000 in a transaction.
+struct Refill {
+  std::size_t events = 0;
+  std::size_t keys = 0;
+  std::size_t types = 1;         ///< more than one: `kType.0`, `kType.1` …, in turn
+  bool one_transaction = false;  ///< all of them
+};
+void refill_outbox(const Schema& from, const Schema& to, const Refill& refill);
 
 /// `COPY table TO STDOUT`; returns the rows the client received.
 std::size_t copy_out(const std::string& url, const std::string& table);
