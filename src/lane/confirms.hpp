@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <iterator>
 #include <map>
+#include <memory_resource>
 #include <utility>
 
 namespace penstock::lane {
@@ -59,7 +60,8 @@ class Confirms {
   [[nodiscard]] bool empty() const noexcept { return open_.empty(); }
 
  private:
-  std::map<std::uint64_t, T> open_;
+  std::pmr::unsynchronized_pool_resource nodes_;  // entries come and go all the time, so their memory is kept
+  std::pmr::map<std::uint64_t, T> open_{&nodes_};
   std::uint64_t last_ = 0;
 };
 

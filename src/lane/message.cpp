@@ -34,7 +34,7 @@ bool same_ignoring_case(std::string_view a, std::string_view b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](char x, char y) { return lower(x) == lower(y); });
 }
 
-std::string fitting(std::string_view text) { return text.size() <= short_limit ? std::string{text} : std::string{}; }
+std::string_view fitting(std::string_view text) { return text.size() <= short_limit ? text : std::string_view{}; }
 
 template <class Number>
 std::optional<Number> number(std::string_view text) {
@@ -146,42 +146,119 @@ void restore_order(Headers& headers, std::string_view order) {
   headers = std::move(restored);
 }
 
-std::string refusal(const Header& header) {
-  if (header.name.size() > short_limit) {
-    return "the header name '" + header.name.substr(0, 40) + "…' has " + std::to_string(header.name.size()) +
+std::string refusal(std::string_view name) {
+  if (name.size() > short_limit) {
+    return "the header name '" + std::string{name.substr(0, 40)} + "…' has " + std::to_string(name.size()) +
            " bytes and AMQP allows 255; shorten it";
   }
-  if (header.name == "CC" || header.name == "BCC") {
-    return "RabbitMQ routes by the header '" + header.name + "' and would close the channel over a text in it; rename it";
+  if (name == "CC" || name == "BCC") {
+    return "RabbitMQ routes by the header '" + std::string{name} + "' and would close the channel over a text in it; rename it";
   }
-  if (header.name == deliveries_header || header.name == null_header || header.name == order_header) {
-    return "the header '" + header.name + "' is penstock's own; rename it";
+  if (name == deliveries_header || name == null_header || name == order_header) {
+    return "the header '" + std::string{name} + "' is penstock's own; rename it";
   }
   return {};
 }
 
-void place(Header& header, Parcel& parcel) {
-  if (header.value && header.value->size() <= short_limit) {
-    if (parcel.content_type.empty() && same_ignoring_case(header.name, "content-type")) {
-      parcel.content_type = std::move(*header.value);
-      return;
-    }
-    if (parcel.content_encoding.empty() && header.name == encoding_header) {
-      parcel.content_encoding = std::move(*header.value);
-      return;
-    }
-    if (parcel.reply_to.empty() && header.name == reply_header) {
-      parcel.reply_to = std::move(*header.value);
-      return;
-    }
-    if (const auto priority = number<std::uint8_t>(*header.value);
-        priority && !parcel.priority && header.name == priority_header) {
-      parcel.priority = priority;
-      return;
-    }
-  }
-  parcel.headers.push_back(std::move(header));
+/// Appends, and tells where to.
+std::size_t put(std::vector<char>& text, std::string_view added) {
+  const std::size_t at = text.size();
+  text.insert(text.end(), added.begin(), added.end());
+  return at;
 }
+
+/// Fills a parcel. Its text moves as it grows, so what points into it is made at the end.
+class Layout {
+ public:
+  explicit Layout(Parcel& parcel) : parcel_{parcel} {}
+
+  void header(std::string_view name, const std::optional<std::string_view>& value) {
+    if (parcel_.refused.empty()) parcel_.refused = refusal(name);
+    if (value && is_property(name, *value)) return;
+    const std::size_t at = put(parcel_.text, name);
+    parcel_.places.push_back(
+        {at, name.size(), put(parcel_.text, value.value_or("")), value ? std::optional{value->size()} : std::nullopt});
+  }
+
+  void finish(const Event& event, std::string_view queue) {
+    const Piece key = piece(queue);
+    const Piece body = piece(event.data ? std::string_view{*event.data} : std::string_view{});
+    const Piece id = piece(fitting(event.id));
+    const Piece type = piece(fitting(event.type));
+    const Piece story = piece(fitting(event.correlation_id));
+    const Piece source = piece(fitting(event.source));
+
+    for (const Parcel::Place& place : parcel_.places) {
+      parcel_.headers.push_back(
+          entry(shown({place.name, place.name_size}), shown({place.value, place.value_size.value_or(0)})));
+      if (!place.value_size) parcel_.headers.back().value.kind = AMQP_FIELD_KIND_VOID;
+    }
+    if (!event.data) parcel_.headers.push_back(entry(null_header, true));
+
+    amqp_basic_properties_t& properties = parcel_.properties;
+    properties._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_HEADERS_FLAG;
+    properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
+    properties.headers = amqp_table_t{static_cast<int>(parcel_.headers.size()), parcel_.headers.data()};
+    set(properties.content_type, AMQP_BASIC_CONTENT_TYPE_FLAG, content_type_);
+    set(properties.message_id, AMQP_BASIC_MESSAGE_ID_FLAG, id);
+    set(properties.type, AMQP_BASIC_TYPE_FLAG, type);
+    set(properties.correlation_id, AMQP_BASIC_CORRELATION_ID_FLAG, story);
+    set(properties.app_id, AMQP_BASIC_APP_ID_FLAG, source);
+    set(properties.content_encoding, AMQP_BASIC_CONTENT_ENCODING_FLAG, encoding_);
+    set(properties.reply_to, AMQP_BASIC_REPLY_TO_FLAG, reply_to_);
+    if (const auto time = parse_time(event.time)) {
+      const auto seconds = std::chrono::floor<std::chrono::seconds>(time->time_since_epoch()).count();
+      if (seconds >= 0) {
+        properties.timestamp = static_cast<std::uint64_t>(seconds);
+        properties._flags |= AMQP_BASIC_TIMESTAMP_FLAG;
+      }
+    }
+    if (priority_) {
+      properties.priority = *priority_;
+      properties._flags |= AMQP_BASIC_PRIORITY_FLAG;
+    }
+    parcel_.routing_key = shown(key);
+    parcel_.body = shown(body);
+  }
+
+ private:
+  struct Piece {
+    std::size_t at = 0;
+    std::size_t size = 0;
+  };
+
+  Piece piece(std::string_view added) { return {put(parcel_.text, added), added.size()}; }
+  [[nodiscard]] std::string_view shown(Piece piece) const {
+    return std::string_view{parcel_.text.data(), parcel_.text.size()}.substr(piece.at, piece.size);
+  }
+  void set(amqp_bytes_t& field, amqp_flags_t flag, Piece value) {
+    if (value.size == 0) return;
+    field = bytes(shown(value));
+    parcel_.properties._flags |= flag;
+  }
+
+  /// Each property takes the first header that stands for it and is no empty text.
+  bool is_property(std::string_view name, std::string_view value) {
+    if (value.size() > short_limit) return false;
+    const auto take = [&](Piece& property) {
+      if (property.size > 0) return false;
+      property = piece(value);
+      return true;
+    };
+    if (same_ignoring_case(name, "content-type") && take(content_type_)) return true;
+    if (name == encoding_header && take(encoding_)) return true;
+    if (name == reply_header && take(reply_to_)) return true;
+    if (name != priority_header || priority_) return false;
+    priority_ = number<std::uint8_t>(value);
+    return priority_.has_value();
+  }
+
+  Parcel& parcel_;
+  Piece content_type_{};
+  Piece encoding_{};
+  Piece reply_to_{};
+  std::optional<std::uint8_t> priority_{};
+};
 
 }  // namespace
 
@@ -198,70 +275,58 @@ RawProperties::RawProperties(std::string_view encoded) : encoded_{encoded} {
 
 RawProperties::~RawProperties() { empty_amqp_pool(&pool_); }
 
-Parcel pack(const Event& event, const std::string& queue) {
+void Parcel::shrink() {
+  constexpr std::size_t small = std::size_t{16} << 10U;
+  if (!raw && text.capacity() <= small) return;
+  std::vector<char> kept;
+  const std::string_view id = returned_id();
+  kept.reserve(routing_key.size() + id.size());
+  put(kept, routing_key);
+  put(kept, id);
+  const std::string_view all{kept.data(), kept.size()};
+  const bool has_id = (properties._flags & AMQP_BASIC_MESSAGE_ID_FLAG) != 0;
+  properties = {};
+  if (has_id) {
+    properties._flags = AMQP_BASIC_MESSAGE_ID_FLAG;
+    properties.message_id = bytes(all.substr(routing_key.size()));
+  }
+  routing_key = all.substr(0, routing_key.size());
+  body = {};
+  text = std::move(kept);
+  headers.clear();
+  raw.reset();
+  raw_arrays.clear();
+}
+
+std::size_t Parcel::footprint() const noexcept {
+  return sizeof(Parcel) + text.capacity() + headers.capacity() * sizeof(amqp_table_entry_t) + places.capacity() * sizeof(Place);
+}
+
+Parcel pack(const Event& event, std::string_view queue, Parcel&& room) {
   Parcel parcel;
-  parcel.routing_key = queue;
+  parcel.text = std::move(room.text);
+  parcel.headers = std::move(room.headers);
+  parcel.places = std::move(room.places);
+  parcel.text.clear();
+  parcel.headers.clear();
+  parcel.places.clear();
+  // What most events need, at once.
+  parcel.text.reserve(512 + (event.data ? event.data->size() : 0));
+  parcel.headers.reserve(12 + event.headers.size());
+  parcel.places.reserve(12 + event.headers.size());
+  Layout layout{parcel};
   try {
-    Wire wire = encode(event, Binding::amqp, Mode::binary);
-    for (Header& header : wire.headers) {
-      if (parcel.refused.empty()) parcel.refused = refusal(header);
-      place(header, parcel);
-    }
-    parcel.null_body = !wire.payload.has_value();
-    parcel.body = std::move(wire.payload).value_or("");
+    encode_headers(event, Binding::amqp, [&layout](std::string_view name, const std::optional<std::string_view>& value) {
+      layout.header(name, value);
+    });
   } catch (const InvalidEvent& error) {
     parcel.refused = error.what();
-    return parcel;
   }
-  parcel.message_id = fitting(event.id);
-  parcel.type = fitting(event.type);
-  parcel.correlation_id = fitting(event.correlation_id);
-  parcel.app_id = fitting(event.source);
-  if (const auto time = parse_time(event.time)) {
-    const auto seconds = std::chrono::floor<std::chrono::seconds>(time->time_since_epoch()).count();
-    if (seconds >= 0) parcel.timestamp = static_cast<std::uint64_t>(seconds);
-  }
+  if (parcel.refused.empty()) layout.finish(event, queue);
   return parcel;
 }
 
-OutgoingProperties::OutgoingProperties(Parcel& parcel) {
-  if (parcel.raw) {
-    properties_ = &**parcel.raw;
-    return;
-  }
-  entries_.reserve(parcel.headers.size() + 1);
-  for (const Header& header : parcel.headers) {
-    entries_.push_back(entry(header.name, header.value ? std::string_view{*header.value} : std::string_view{}));
-    if (!header.value) entries_.back().value.kind = AMQP_FIELD_KIND_VOID;
-  }
-  if (parcel.null_body) entries_.push_back(entry(null_header, true));
-  own_._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_HEADERS_FLAG;
-  own_.delivery_mode = AMQP_DELIVERY_PERSISTENT;
-  own_.headers = amqp_table_t{static_cast<int>(entries_.size()), entries_.data()};
-  const auto set = [this](amqp_bytes_t& field, amqp_flags_t flag, const std::string& value) {
-    if (value.empty()) return;
-    field = bytes(value);
-    own_._flags |= flag;
-  };
-  set(own_.content_type, AMQP_BASIC_CONTENT_TYPE_FLAG, parcel.content_type);
-  set(own_.message_id, AMQP_BASIC_MESSAGE_ID_FLAG, parcel.message_id);
-  set(own_.type, AMQP_BASIC_TYPE_FLAG, parcel.type);
-  set(own_.correlation_id, AMQP_BASIC_CORRELATION_ID_FLAG, parcel.correlation_id);
-  set(own_.app_id, AMQP_BASIC_APP_ID_FLAG, parcel.app_id);
-  set(own_.content_encoding, AMQP_BASIC_CONTENT_ENCODING_FLAG, parcel.content_encoding);
-  set(own_.reply_to, AMQP_BASIC_REPLY_TO_FLAG, parcel.reply_to);
-  if (parcel.timestamp) {
-    own_.timestamp = *parcel.timestamp;
-    own_._flags |= AMQP_BASIC_TIMESTAMP_FLAG;
-  }
-  if (parcel.priority) {
-    own_.priority = *parcel.priority;
-    own_._flags |= AMQP_BASIC_PRIORITY_FLAG;
-  }
-}
-
-std::size_t OutgoingProperties::encoded_size() const {
-  const amqp_basic_properties_t& p = *properties_;
+std::size_t encoded_size(const amqp_basic_properties_t& p) {
   std::size_t size = 64;  // class, weight, body size, flags, fixed-size properties and the lengths of the short strings
   if ((p._flags & AMQP_BASIC_HEADERS_FLAG) != 0) {
     amqp_field_value_t table{};
@@ -317,14 +382,12 @@ Received unpack(const amqp_basic_properties_t& properties, std::string body, con
   return received;
 }
 
-Parcel repack(std::string_view encoded_properties, std::string body, const std::string& queue,
+Parcel repack(std::string_view encoded_properties, std::string_view body, const std::string& queue,
               std::optional<DelayQueue> through, std::uint32_t deliveries, const std::string& user) {
   Parcel parcel;
-  parcel.routing_key = through ? through->name() : queue;
-  parcel.through = std::move(through);
-  parcel.body = std::move(body);
   parcel.raw = std::make_unique<RawProperties>(encoded_properties);
-  amqp_basic_properties_t& properties = **parcel.raw;
+  parcel.properties = **parcel.raw;
+  amqp_basic_properties_t& properties = parcel.properties;
 
   const bool has_headers = (properties._flags & AMQP_BASIC_HEADERS_FLAG) != 0;
   const amqp_table_t table = has_headers ? properties.headers : amqp_table_t{0, nullptr};
@@ -341,15 +404,24 @@ Parcel repack(std::string_view encoded_properties, std::string body, const std::
       parcel.raw_arrays.push_back(std::move(kept));
       item.value.value.array.entries = parcel.raw_arrays.back().data();
     }
-    parcel.raw_headers.push_back(item);
+    parcel.headers.push_back(item);
     if (!keep_null) ordered.push_back(item);
   }
-  // At one place, as a short string moves with the parcel. What was retried before has been sorted since, and says how it was.
+  // What was retried before has been sorted since, and says how it was.
   const auto known = lookup(table, order_header);
-  parcel.order = std::make_unique<std::string>(known ? canonical_text(*known).value_or("") : order_of(ordered));
-  parcel.raw_headers.push_back(entry(order_header, std::string_view{*parcel.order}));
-  parcel.raw_headers.push_back(entry(deliveries_header, static_cast<std::int64_t>(deliveries)));
-  properties.headers = amqp_table_t{static_cast<int>(parcel.raw_headers.size()), parcel.raw_headers.data()};
+  const std::string order = known ? canonical_text(*known).value_or("") : order_of(ordered);
+  const std::string key = through ? through->name() : queue;
+  parcel.through = std::move(through);
+  parcel.text.reserve(key.size() + order.size() + body.size());
+  for (const std::string_view part : {std::string_view{key}, std::string_view{order}, std::string_view{body}}) {
+    put(parcel.text, part);
+  }
+  const std::string_view all{parcel.text.data(), parcel.text.size()};
+  parcel.routing_key = all.substr(0, key.size());
+  parcel.body = all.substr(key.size() + order.size());
+  parcel.headers.push_back(entry(order_header, all.substr(key.size(), order.size())));
+  parcel.headers.push_back(entry(deliveries_header, static_cast<std::int64_t>(deliveries)));
+  properties.headers = amqp_table_t{static_cast<int>(parcel.headers.size()), parcel.headers.data()};
   properties._flags |= AMQP_BASIC_HEADERS_FLAG | AMQP_BASIC_DELIVERY_MODE_FLAG;
   properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
   // A shorter expiration would cut the delay short or drop the message; a user id other than ours closes the channel.

@@ -49,53 +49,45 @@ class RawProperties {
   amqp_basic_properties_t* properties_ = nullptr;
 };
 
-/// One message on its way to a queue.
+/// One message on its way to a queue, laid out for rabbitmq-c once. Its text is in one piece of memory, which moves with it, so
+/// that all views stay; a parcel that is done lends that memory to the next.
 struct Parcel {
-  std::string routing_key{};
-  std::string body{};
-  Headers headers{};
-  std::string content_type{};
-  std::string message_id{};
-  std::string type{};
-  std::string correlation_id{};
-  std::string app_id{};
-  std::string content_encoding{};
-  std::string reply_to{};
-  std::optional<std::uint8_t> priority{};
-  std::optional<std::uint64_t> timestamp{};
-  bool null_body = false;
+  std::string_view routing_key{};
+  std::string_view body{};
+  amqp_basic_properties_t properties{};
+  std::optional<DelayQueue> through{};  ///< declared first, when it was not lately
+  std::string refused{};                ///< why it cannot be sent at all; then nothing is laid out
 
-  std::unique_ptr<RawProperties> raw{};  ///< instead of all of the above but routing key and body
-  std::vector<amqp_table_entry_t> raw_headers{};
+  std::vector<char> text{};                   // what the views point into; no std::string, as a short one would not stay put
+  std::vector<amqp_table_entry_t> headers{};  // of the properties
+  /// Where a header's name and value are in the text while that still grows.
+  struct Place {
+    std::size_t name = 0;
+    std::size_t name_size = 0;
+    std::size_t value = 0;
+    std::optional<std::size_t> value_size{};
+  };
+  std::vector<Place> places{};
+  std::unique_ptr<RawProperties> raw{};  ///< what the properties of a message that goes back point into
   std::vector<std::vector<amqp_field_value_t>> raw_arrays{};
-  std::unique_ptr<std::string> order{};  ///< the text of that header
-  std::optional<DelayQueue> through{};   ///< declared first, when it was not lately
-  std::string refused{};                 ///< why it cannot be sent at all
 
   /// What RabbitMQ gives back with a message that it returns; what is empty there is empty here.
   [[nodiscard]] std::string_view returned_id() const noexcept {
-    return raw ? view((**raw)._flags & AMQP_BASIC_MESSAGE_ID_FLAG ? (**raw).message_id : amqp_bytes_t{0, nullptr})
-               : std::string_view{message_id};
+    return (properties._flags & AMQP_BASIC_MESSAGE_ID_FLAG) != 0 ? view(properties.message_id) : std::string_view{};
   }
+
+  /// It is sent: from now on only its routing key and id are needed, and of a large one only these are kept.
+  void shrink();
+  /// The memory it holds, about.
+  [[nodiscard]] std::size_t footprint() const noexcept;
 };
 
 /// Lays an event out for RabbitMQ: `cloudEvents_` headers, and the properties its own tools show. What AMQP cannot carry comes
-/// back `refused`.
-Parcel pack(const Event& event, const std::string& queue);
+/// back `refused`. `room`, a parcel that is done, lends its memory.
+Parcel pack(const Event& event, std::string_view queue, Parcel&& room = {});
 
-/// The properties of a parcel for one publish; points into the parcel. Throws nothing.
-class OutgoingProperties {
- public:
-  explicit OutgoingProperties(Parcel& parcel);
-  [[nodiscard]] const amqp_basic_properties_t* get() const noexcept { return properties_; }
-  /// An upper bound of the bytes they take in the content header's frame.
-  [[nodiscard]] std::size_t encoded_size() const;
-
- private:
-  std::vector<amqp_table_entry_t> entries_;
-  amqp_basic_properties_t own_{};
-  const amqp_basic_properties_t* properties_ = &own_;
-};
+/// An upper bound of the bytes that properties take in the content header's frame.
+std::size_t encoded_size(const amqp_basic_properties_t& properties);
 
 /// A received message, taken out of rabbitmq-c's memory.
 struct Received {
@@ -108,7 +100,7 @@ struct Received {
 Received unpack(const amqp_basic_properties_t& properties, std::string body, const std::string& delays_of);
 
 /// A received message that goes back to its queue, now or through a delay queue, with the same bytes and one more delivery.
-Parcel repack(std::string_view encoded_properties, std::string body, const std::string& queue,
+Parcel repack(std::string_view encoded_properties, std::string_view body, const std::string& queue,
               std::optional<DelayQueue> through, std::uint32_t deliveries, const std::string& user);
 
 /// The canonical text of a header's value: CloudEvents' where it has that type, JSON for tables and arrays; null for void.

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <future>
 #include <memory>
 #include <span>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "lane/message.hpp"
 
@@ -20,9 +20,8 @@ LanePublisher::LanePublisher(const Settings& settings, const std::string& queue)
 std::future<Outcomes> LanePublisher::submit(std::span<const Event> events, std::chrono::milliseconds timeout) {
   constexpr std::chrono::hours longest{24 * 365};  // what is longer would overflow the clock
   const SteadyTime deadline = std::chrono::steady_clock::now() + std::min<std::chrono::milliseconds>(timeout, longest);
-  std::vector<Parcel> parcels;
-  parcels.reserve(events.size());
-  for (const Event& event : events) parcels.push_back(pack(event, queue_));
+  Parcels parcels = sender_.parcels(events.size());
+  for (std::size_t i = 0; i < events.size(); ++i) *parcels[i] = pack(events[i], queue_, std::move(*parcels[i]));
   auto promise = std::make_shared<std::promise<Outcomes>>();
   auto future = promise->get_future();
   sender_.send(std::move(parcels), deadline, [promise](Outcomes outcomes) { promise->set_value(std::move(outcomes)); });

@@ -21,6 +21,7 @@ using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t most_waiting_bytes = std::size_t{64} << 20U;
+constexpr std::size_t most_spare_bytes = std::size_t{2} << 20U;  // some thousand small events
 constexpr milliseconds connect_timeout{10'000};
 constexpr milliseconds close_timeout{1'000};
 
@@ -61,7 +62,7 @@ Sender::~Sender() {
   }
 }
 
-void Sender::send(std::vector<Parcel> parcels, SteadyTime deadline, Done done) {
+void Sender::send(Parcels parcels, SteadyTime deadline, Done done) {
   auto batch = std::make_shared<Batch>(parcels.size(), deadline, std::move(done));
   Finished finished;
   if (parcels.empty()) {
@@ -75,11 +76,12 @@ void Sender::send(std::vector<Parcel> parcels, SteadyTime deadline, Done done) {
     if (place == deadlines_.begin()) deadline_.notify_all();
     const std::size_t most = most_waiting(settings_);
     for (std::size_t i = 0; i < parcels.size(); ++i) {
-      if (!parcels[i].refused.empty()) {
-        finish(batch, i, {Outcome::Status::rejected, std::move(parcels[i].refused)}, finished);
+      if (!parcels[i]->refused.empty()) {
+        finish(batch, i, {Outcome::Status::rejected, std::move(parcels[i]->refused)}, finished);
+        retire(std::move(parcels[i]));
         continue;
       }
-      const std::size_t size = parcels[i].body.size();
+      const std::size_t size = parcels[i]->body.size();
       const auto fits = [&] {
         return waiting_.empty() || (waiting_.size() < most && waiting_bytes_ + size <= most_waiting_bytes);
       };
@@ -99,6 +101,29 @@ void Sender::send(std::vector<Parcel> parcels, SteadyTime deadline, Done done) {
   }
   interrupt_.wake();
   finished.tell();
+}
+
+Parcels Sender::parcels(std::size_t count) {
+  Parcels taken;
+  taken.reserve(count);
+  {
+    const std::lock_guard lock{mutex_};
+    while (taken.size() < count && !spare_.empty()) {
+      spare_bytes_ -= spare_.back()->footprint();
+      taken.push_back(std::move(spare_.back()));
+      spare_.pop_back();
+    }
+  }
+  while (taken.size() < count) taken.push_back(std::make_unique<Parcel>());
+  return taken;
+}
+
+void Sender::retire(std::unique_ptr<Parcel> parcel) {
+  parcel->shrink();
+  const std::size_t bytes = parcel->footprint();
+  if (spare_bytes_ + bytes > most_spare_bytes) return;
+  spare_bytes_ += bytes;
+  spare_.push_back(std::move(parcel));
 }
 
 void Sender::finish(const std::shared_ptr<Batch>& batch, std::size_t index, Outcome outcome, Finished& finished) {
@@ -155,7 +180,7 @@ void Sender::expire(const std::shared_ptr<Batch>& batch, Finished& finished) {
 void Sender::drop_settled() {
   std::erase_if(waiting_, [&](const Waiting& item) {
     if (item.batch->states[item.index] != Batch::State::settled) return false;
-    waiting_bytes_ -= item.parcel.body.size();
+    waiting_bytes_ -= item.parcel->body.size();
     return true;
   });
   space_.notify_all();
@@ -301,7 +326,7 @@ void Sender::handle_content(const amqp_frame_t& frame) {
   // Returns come in publishing order and before the ack, so it is the oldest that looks like it; two that look the same are
   // the same event for the same queue.
   Sent* sent = confirms_.find([&](const Sent& item) {
-    return item.returned.empty() && item.routing_key == return_key_ && std::string_view{item.message_id} == id;
+    return item.returned.empty() && item.parcel->routing_key == return_key_ && item.parcel->returned_id() == id;
   });
   if (sent == nullptr) {
     log(settings_.logger, LogLevel::warn, name_ + ": RabbitMQ returned a message that is not known here");
@@ -328,7 +353,7 @@ void Sender::settle(std::uint64_t tag, bool multiple, bool acked) {
       if (careful_ > 0) --careful_;
       if (outcome.confirmed()) {
         SteadyTime trusted = sent.trusted;
-        if (sent.routing_key == queue_) {
+        if (sent.parcel->routing_key == queue_) {
           if (std::exchange(queue_missing_, false)) queue_found_ = Clock::now();
           trusted = std::max({trusted, queue_trusted, queue_found_ + settling});
         }
@@ -338,6 +363,7 @@ void Sender::settle(std::uint64_t tag, bool multiple, bool acked) {
         }
       }
       finish(sent.batch, sent.index, std::move(outcome), finished);
+      retire(std::move(sent.parcel));
     });
   }
   backoff_.reset();

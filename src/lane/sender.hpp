@@ -26,6 +26,9 @@
 
 namespace penstock::lane {
 
+/// Each in its place, so that handing them on moves nothing.
+using Parcels = std::vector<std::unique_ptr<Parcel>>;
+
 /// Publishes parcels over a connection of its own, persistent, mandatory and confirmed, and tells each one's outcome at its
 /// deadline at the latest.
 ///
@@ -43,22 +46,24 @@ class Sender {
   Sender& operator=(const Sender&) = delete;
 
   /// Waits for room in the queue until the deadline at most. `done` is called once, from any thread.
-  void send(std::vector<Parcel> parcels, SteadyTime deadline, Done done);
+  void send(Parcels parcels, SteadyTime deadline, Done done);
+
+  /// So many parcels to be filled and sent, with the memory of those that are done, as far as there are any.
+  [[nodiscard]] Parcels parcels(std::size_t count);
 
  private:
   struct Waiting {
     std::shared_ptr<Batch> batch;
     std::size_t index = 0;
-    Parcel parcel;
+    std::unique_ptr<Parcel> parcel;
   };
   struct Sent {
     std::shared_ptr<Batch> batch;
     std::size_t index = 0;
-    std::string routing_key;
-    std::string message_id;
-    std::size_t size = 0;
-    SteadyTime trusted{};    ///< a confirm counts from then on
-    std::string returned{};  ///< why RabbitMQ gave it back; its ack then confirms nothing
+    std::unique_ptr<Parcel> parcel;  ///< shrunk
+    std::size_t size = 0;            ///< of its body
+    SteadyTime trusted{};            ///< a confirm counts from then on
+    std::string returned{};          ///< why RabbitMQ gave it back; its ack then confirms nothing
   };
 
   static constexpr amqp_channel_t publish_channel = 1;
@@ -86,6 +91,7 @@ class Sender {
   void watch(const std::stop_token& stop);
   void expire(const std::shared_ptr<Batch>& batch, Finished& finished);
   void drop_settled();
+  void retire(std::unique_ptr<Parcel> parcel);
 
   const Settings settings_;
   const std::string queue_;
@@ -99,6 +105,8 @@ class Sender {
   std::condition_variable_any ended_;
   std::deque<Waiting> waiting_;
   std::size_t waiting_bytes_ = 0;
+  Parcels spare_;  ///< done, and of use for the next
+  std::size_t spare_bytes_ = 0;
   std::multimap<SteadyTime, std::shared_ptr<Batch>> deadlines_;
   std::string trouble_;  ///< why nothing moves at the moment
   bool io_ended_ = false;

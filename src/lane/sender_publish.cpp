@@ -88,16 +88,17 @@ bool Sender::publish_some() {
   socket_full_ = !connection_->writable();
   if (socket_full_) return false;
   std::vector<Waiting> taken;
+  taken.reserve(most);
   {
     const std::lock_guard lock{mutex_};
     std::size_t size = 0;
     while (taken.size() < most && size < burst_bytes && !waiting_.empty()) {
       Waiting& next = waiting_.front();
-      const bool alone = next.parcel.body.size() >= bulky && !largest_;
+      const bool alone = next.parcel->body.size() >= bulky && !largest_;
       if (alone && (!taken.empty() || !confirms_.empty())) break;
       if (alone) careful_ = std::max<std::size_t>(careful_, 1);
-      waiting_bytes_ -= next.parcel.body.size();
-      size += next.parcel.body.size();
+      waiting_bytes_ -= next.parcel->body.size();
+      size += next.parcel->body.size();
       next.batch->states[next.index] = Batch::State::sent;
       taken.push_back(std::move(next));
       waiting_.pop_front();
@@ -127,7 +128,7 @@ bool Sender::publish_some() {
 }
 
 void Sender::publish(Waiting& waiting) {
-  Parcel& parcel = waiting.parcel;
+  Parcel& parcel = *waiting.parcel;
   const auto give_up = [&](Outcome::Status status, std::string why) {
     Finished finished;
     {
@@ -138,10 +139,9 @@ void Sender::publish(Waiting& waiting) {
   };
   const auto reject = [&](std::string why) { give_up(Outcome::Status::rejected, std::move(why)); };
   if (largest_ && parcel.body.size() > *largest_) return reject(too_large(parcel.body.size(), *largest_));
-  OutgoingProperties properties{parcel};
   constexpr std::size_t frame_overhead = 8;
   // rabbitmq-c would find out only after it has sent the method that announces them.
-  if (const std::size_t size = properties.encoded_size(); size + frame_overhead > connection_->frame_max()) {
+  if (const std::size_t size = encoded_size(parcel.properties); size + frame_overhead > connection_->frame_max()) {
     return reject("its headers take " + std::to_string(size) + " bytes and must fit RabbitMQ's frame of " +
                   std::to_string(connection_->frame_max()) + "; move them into the payload");
   }
@@ -155,13 +155,13 @@ void Sender::publish(Waiting& waiting) {
       return;
     }
   }
-  confirms_.add(Sent{
-      waiting.batch, waiting.index, parcel.routing_key, std::string{parcel.returned_id()}, parcel.body.size(), trusted, {}});
+  confirms_.add(Sent{waiting.batch, waiting.index, std::move(waiting.parcel), parcel.body.size(), trusted, {}});
   constexpr amqp_boolean_t mandatory = 1;
   constexpr amqp_boolean_t immediate = 0;
   Connection::check(amqp_basic_publish(connection_->state(), publish_channel, amqp_empty_bytes, bytes(parcel.routing_key),
-                                       mandatory, immediate, properties.get(), bytes(parcel.body)),
+                                       mandatory, immediate, &parcel.properties, bytes(parcel.body)),
                     "publishing");
+  parcel.shrink();
 }
 
 SteadyTime Sender::prepare_delay(const DelayQueue& queue) {

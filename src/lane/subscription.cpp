@@ -12,6 +12,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -150,12 +151,13 @@ void Subscription::send_copy(std::uint64_t generation, const Held& held, const M
     --desk->moving;
     desk->changed.notify_all();
   };
-  std::vector<Parcel> parcels;
+  Parcels parcels = retries_.parcels(1);
   try {
     std::optional<DelayQueue> through;
     if (delay > milliseconds{0}) through = DelayQueue{queue_, delay_step(delay)};
-    parcels.push_back(repack(held.properties, message.wire.payload.value_or(""), queue_, std::move(through),
-                             std::max<std::uint32_t>(message.origin.deliveries, 1), settings_.address.user));
+    const std::string_view body = message.wire.payload ? std::string_view{*message.wire.payload} : std::string_view{};
+    *parcels.front() = repack(held.properties, body, queue_, std::move(through),
+                              std::max<std::uint32_t>(message.origin.deliveries, 1), settings_.address.user);
   } catch (const std::exception& error) {
     keep(error.what());
     moved();

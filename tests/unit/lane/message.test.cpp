@@ -47,12 +47,11 @@ std::string encoded(const amqp_basic_properties_t& properties) {
   return buffer;
 }
 
-Received sent_and_received(Parcel& parcel) {
-  const OutgoingProperties properties{parcel};
-  const std::string raw = encoded(*properties.get());
-  EXPECT_LE(raw.size(), properties.encoded_size()) << "the estimate is an upper bound";
+Received sent_and_received(const Parcel& parcel) {
+  const std::string raw = encoded(parcel.properties);
+  EXPECT_LE(raw.size(), encoded_size(parcel.properties)) << "the estimate is an upper bound";
   RawProperties back{raw};
-  return unpack(*back, parcel.body, "jobs");
+  return unpack(*back, std::string{parcel.body}, "jobs");
 }
 
 TEST(Message, AnEventComesBackAsItWas) {
@@ -75,9 +74,8 @@ TEST(Message, NullAndEmptyPayloadsAreTwoThings) {
 }
 
 TEST(Message, SetsTheConventionalProperties) {
-  Parcel parcel = pack(full_event(), "jobs");
-  const OutgoingProperties outgoing{parcel};
-  const amqp_basic_properties_t& properties = *outgoing.get();
+  const Parcel parcel = pack(full_event(), "jobs");
+  const amqp_basic_properties_t& properties = parcel.properties;
   EXPECT_EQ(properties.delivery_mode, 2);
   EXPECT_EQ(view(properties.content_type), "application/json");
   EXPECT_EQ(view(properties.message_id), "0193-1");
@@ -119,11 +117,83 @@ TEST(Message, PropertiesWithoutAttributeTravelAsHeadersAndBack) {
   Event event = full_event();
   event.headers = {{"amqp-reply-to", "answers"}, {"amqp-priority", "7"}, {"amqp-content-encoding", "gzip"}};
   Parcel parcel = pack(event, "jobs");
-  EXPECT_EQ(parcel.reply_to, "answers");
-  EXPECT_EQ(parcel.priority, 7);
-  EXPECT_EQ(parcel.content_encoding, "gzip");
+  EXPECT_EQ(view(parcel.properties.reply_to), "answers");
+  EXPECT_EQ(parcel.properties.priority, 7);
+  EXPECT_EQ(view(parcel.properties.content_encoding), "gzip");
+  constexpr amqp_flags_t set = AMQP_BASIC_REPLY_TO_FLAG | AMQP_BASIC_PRIORITY_FLAG | AMQP_BASIC_CONTENT_ENCODING_FLAG;
+  EXPECT_EQ(parcel.properties._flags & set, set);
   EXPECT_THAT(decode(sent_and_received(parcel).wire, Binding::amqp).headers,
               ::testing::UnorderedElementsAreArray(event.headers));
+}
+
+// The first that fits is the property; the others stay headers, with their texts whatever they are.
+TEST(Message, AHeaderThatIsNoPropertyStaysOne) {
+  Event event = full_event();
+  event.headers = {{"amqp-reply-to", std::string(256, 'r')},
+                   {"amqp-reply-to", ""},
+                   {"amqp-reply-to", "a"},
+                   {"amqp-reply-to", "b"},
+                   {"amqp-priority", "256"},
+                   {"amqp-priority", std::nullopt},
+                   {"amqp-priority", "3"},
+                   {"amqp-priority", "4"},
+                   {"AMQP-Priority", "5"}};
+  const Parcel parcel = pack(event, "jobs");
+  EXPECT_EQ(parcel.refused, "");
+  EXPECT_EQ(view(parcel.properties.reply_to), "a");
+  EXPECT_EQ(parcel.properties.priority, 3);
+  Headers left;
+  for (const Header& header : sent_and_received(parcel).wire.headers) {
+    if (header.name.starts_with("amqp-") || header.name.starts_with("AMQP-")) left.push_back(header);
+  }
+  // The two properties are the last that are read.
+  EXPECT_EQ(left, (Headers{{"amqp-reply-to", std::string(256, 'r')},
+                           {"amqp-reply-to", "b"},
+                           {"amqp-priority", "256"},
+                           {"amqp-priority", std::nullopt},
+                           {"amqp-priority", "4"},
+                           {"AMQP-Priority", "5"},
+                           {"amqp-reply-to", "a"},
+                           {"amqp-priority", "3"}}));
+}
+
+// A parcel that lends its memory leaves nothing of itself, whatever it was.
+TEST(Message, AParcelIsMadeInTheRoomOfAnother) {
+  Event large = full_event();
+  large.headers.insert(large.headers.end(), 50, Header{"amqp-priority", "9"});
+  large.data = std::string(5'000, 'x');
+  Event bare{.id = "1", .source = "/s", .type = "t"};
+  Event refused = full_event();
+  refused.headers = {{"CC", "x"}};
+  Parcel room;
+  for (const Event* event : {&large, &bare, &refused, &bare, &large, &bare}) {
+    const Parcel fresh = pack(*event, "jobs");
+    room = pack(*event, "jobs", std::move(room));
+    EXPECT_EQ(room.refused, fresh.refused);
+    if (!fresh.refused.empty()) continue;
+    EXPECT_EQ(encoded(room.properties), encoded(fresh.properties));
+    EXPECT_EQ(room.body, fresh.body);
+    EXPECT_EQ(room.routing_key, "jobs");
+    EXPECT_EQ(room.returned_id(), event->id);
+  }
+}
+
+// What waits for its confirm is looked for by key and id, and holds no large body.
+TEST(Message, AParcelThatIsSentKeepsKeyAndIdAndLittleElse) {
+  Event event = full_event();
+  Parcel small = pack(event, "jobs");
+  event.data = std::string(1'000'000, 'x');
+  Parcel large = pack(event, "jobs");
+  EXPECT_GT(large.footprint(), 1'000'000U);
+  event.id = std::string(300, 'i');
+  Parcel nameless = pack(event, "jobs");
+  for (Parcel* parcel : {&small, &large, &nameless}) {
+    parcel->shrink();
+    const Parcel moved = std::move(*parcel);
+    EXPECT_EQ(moved.routing_key, "jobs");
+    EXPECT_EQ(moved.returned_id(), parcel == &nameless ? "" : "0193-1");
+    EXPECT_LT(moved.footprint(), 20'000U);
+  }
 }
 
 amqp_field_value_t value_of(std::uint8_t kind) {
@@ -220,8 +290,7 @@ TEST(Repack, KeepsTypesAndTakesOffTheTracesOfDelays) {
   Parcel parcel = repack(raw, "", "jobs", DelayQueue{"jobs", 500ms}, 5, "guest");
   EXPECT_EQ(parcel.routing_key, "jobs.retry.500");
   EXPECT_EQ(parcel.returned_id(), "m-1");
-  const OutgoingProperties outgoing{parcel};
-  RawProperties again{encoded(*outgoing.get())};
+  RawProperties again{encoded(parcel.properties)};
   EXPECT_EQ(again->_flags & (AMQP_BASIC_EXPIRATION_FLAG | AMQP_BASIC_USER_ID_FLAG), 0U);
   EXPECT_EQ(again->delivery_mode, 2);
   ASSERT_EQ(again->headers.num_entries, 5);
@@ -232,6 +301,9 @@ TEST(Repack, KeepsTypesAndTakesOffTheTracesOfDelays) {
   EXPECT_EQ(twice.wire.payload, std::nullopt);
   EXPECT_THAT(twice.wire.headers,
               ::testing::UnorderedElementsAre(Header{"number", "42"}, Header{"x-death", R"([{"queue":"other","count":2}])"}));
+  parcel.shrink();
+  EXPECT_EQ(parcel.routing_key, "jobs.retry.500");
+  EXPECT_EQ(parcel.returned_id(), "m-1");
 }
 
 // RabbitMQ sorts the headers of what it dead-letters.
@@ -244,14 +316,12 @@ TEST(Repack, RestoresTheOrderOfHeaders) {
   const Headers original{{"b", "1"}, {"a", "2"}, {"b", "3"}, {"A", "4"}};
 
   Parcel parcel = repack(encoded(properties), "body", "jobs", DelayQueue{"jobs", 50ms}, 1, "guest");
-  const OutgoingProperties outgoing{parcel};
-  RawProperties moved{encoded(*outgoing.get())};
+  RawProperties moved{encoded(parcel.properties)};
   std::stable_sort(moved->headers.entries, moved->headers.entries + moved->headers.num_entries,
                    [](const auto& a, const auto& b) { return view(a.key) < view(b.key); });
   EXPECT_EQ(unpack(*moved, "body", "jobs").wire.headers, original);
   Parcel twice = repack(encoded(*moved), "body", "jobs", DelayQueue{"jobs", 50ms}, 2, "guest");
-  const OutgoingProperties sorted{twice};
-  RawProperties again{encoded(*sorted.get())};
+  RawProperties again{encoded(twice.properties)};
   EXPECT_EQ(unpack(*again, "body", "jobs").wire.headers, original);
 
   // An order that is not of these headers changes nothing.
@@ -267,8 +337,7 @@ TEST(Repack, WithoutHeadersOrDelayToo) {
   amqp_basic_properties_t properties{};
   Parcel parcel = repack(encoded(properties), "body", "jobs", std::nullopt, 1, "guest");
   EXPECT_EQ(parcel.routing_key, "jobs");
-  const OutgoingProperties outgoing{parcel};
-  RawProperties again{encoded(*outgoing.get())};
+  RawProperties again{encoded(parcel.properties)};
   EXPECT_EQ(unpack(*again, "body", "jobs").earlier, 1U);
 }
 
