@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "penstock/lane.hpp"
 
+#include <array>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -17,6 +18,7 @@
 #include "lane/connection.hpp"
 #include "lane/interrupt.hpp"
 #include "lane/publisher.hpp"
+#include "lane/routing_key.hpp"
 #include "lane/settings.hpp"
 #include "lane/source.hpp"
 #include "lane/topology.hpp"
@@ -61,6 +63,13 @@ std::string wanted(const QueueSpec& queue) {
   std::string text = queue.kind == QueueSpec::Kind::quorum ? "a durable quorum queue" : "a durable classic queue";
   if (queue.priorities > 0) text += " with priorities up to " + std::to_string(queue.priorities);
   if (queue.single_active_consumer) text += " with a single active consumer";
+  if (queue.dead_letters) {
+    const QueueDeadLetters& dead = *queue.dead_letters;
+    text += " with dead letters to " + (dead.exchange.empty() ? "queue '" : "exchange '" + dead.exchange + "' by '") +
+            dead.routing_key + "'";
+    if (dead.older_than.count() > 0) text += " when older than " + std::to_string(dead.older_than.count()) + " ms";
+    if (dead.more_than > 0) text += " beyond " + std::to_string(dead.more_than) + " messages";
+  }
   return text;
 }
 
@@ -72,7 +81,7 @@ class Lane::Impl {
 
   const lane::Settings settings;
   std::mutex mutex;
-  std::map<std::string, std::weak_ptr<Publisher>> publishers;
+  std::map<std::array<std::string, 3>, std::weak_ptr<Publisher>> publishers;  // by name, exchange and routing key
 };
 
 Lane::Lane(LaneOptions options) : impl_{std::make_shared<Impl>(std::move(options))} {}
@@ -83,11 +92,8 @@ Lane& Lane::operator=(Lane&&) noexcept = default;
 void Lane::declare(const QueueSpec& queue, std::chrono::milliseconds timeout) { declare(std::span{&queue, 1}, timeout); }
 
 void Lane::declare(std::span<const QueueSpec> given, std::chrono::milliseconds timeout) {
-  std::vector<QueueSpec> queues{given.begin(), given.end()};
-  for (QueueSpec& queue : queues) {
-    queue.name = impl_->settings.queue_of(queue.name);
-    lane::check_queue(queue);
-  }
+  std::vector<QueueSpec> queues;
+  for (const QueueSpec& queue : given) queues.push_back(lane::resolved(queue, impl_->settings.prefix));
   if (queues.empty()) return;
   const lane::Settings& settings = impl_->settings;
   const lane::SteadyTime deadline = Clock::now() + timeout;
@@ -123,6 +129,7 @@ void Lane::declare(std::span<const QueueSpec> given, std::chrono::milliseconds t
       return;
     } catch (const lane::AmqpError& error) {
       const std::string where = "queue '" + queue->name + "' at " + settings.address.shown() + ": ";
+      if (dynamic_cast<const lane::ExchangeDiffers*>(&error) != nullptr) throw std::runtime_error{where + error.what()};
       if (error.channel_only() && error.code() == 406) {
         throw std::runtime_error{where + "wanted " + wanted(*queue) + ", and it exists with other arguments: " + error.what() +
                                  ". Give the QueueSpec the arguments it has, or drain and delete it"};
@@ -142,13 +149,26 @@ void Lane::declare(std::span<const QueueSpec> given, std::chrono::milliseconds t
   }
 }
 
-Channel Lane::channel(const std::string& queue) {
-  const std::string prefixed = impl_->settings.queue_of(queue);
+Channel Lane::channel(const std::string& name, const LaneChannelOptions& options) {
+  lane::Target target{.exchange = {}, .queue = {}, .key = lane::RoutingKey{""}};
+  if (options.exchange.empty()) {
+    if (!options.routing_key.empty()) {
+      throw std::invalid_argument{"channel '" + name + "': LaneChannelOptions::routing_key is '" + options.routing_key +
+                                  "' and there is no exchange that would look at it; give LaneChannelOptions::exchange"};
+    }
+    target.queue = impl_->settings.queue_of(name);
+    target.key = lane::RoutingKey::fixed(target.queue);
+  } else {
+    target.exchange = impl_->settings.exchange_of(options.exchange);
+    if (name.empty()) throw std::invalid_argument{"the channel to exchange '" + options.exchange + "' has no name; give one"};
+    if (options.routing_key.empty()) lane::check_routing_key(name);
+    target.key = options.routing_key.empty() ? lane::RoutingKey::fixed(name) : lane::RoutingKey{options.routing_key};
+  }
   const std::lock_guard lock{impl_->mutex};
-  auto& known = impl_->publishers[queue];
+  auto& known = impl_->publishers[{name, options.exchange, options.routing_key}];
   auto publisher = known.lock();
-  if (!publisher) known = publisher = std::make_shared<lane::LanePublisher>(impl_->settings, prefixed);
-  return {"rabbitmq", queue, std::move(publisher)};
+  if (!publisher) known = publisher = std::make_shared<lane::LanePublisher>(impl_->settings, std::move(target));
+  return {"rabbitmq", name, std::move(publisher)};
 }
 
 std::unique_ptr<Source> Lane::source(const std::string& queue, LaneSourceOptions options) {

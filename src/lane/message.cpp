@@ -180,8 +180,8 @@ class Layout {
         {at, name.size(), put(parcel_.text, value.value_or("")), value ? std::optional{value->size()} : std::nullopt});
   }
 
-  void finish(const Event& event, std::string_view queue) {
-    const Piece key = piece(queue);
+  void finish(const Event& event, std::string_view routing_key) {
+    const Piece key = piece(routing_key);
     const Piece body = piece(event.data ? std::string_view{*event.data} : std::string_view{});
     const Piece id = piece(fitting(event.id));
     const Piece type = piece(fitting(event.type));
@@ -302,7 +302,7 @@ std::size_t Parcel::footprint() const noexcept {
   return sizeof(Parcel) + text.capacity() + headers.capacity() * sizeof(amqp_table_entry_t) + places.capacity() * sizeof(Place);
 }
 
-Parcel pack(const Event& event, std::string_view queue, Parcel&& room) {
+Parcel pack(const Event& event, std::string_view routing_key, Parcel&& room) {
   Parcel parcel;
   parcel.text = std::move(room.text);
   parcel.headers = std::move(room.headers);
@@ -322,7 +322,13 @@ Parcel pack(const Event& event, std::string_view queue, Parcel&& room) {
   } catch (const InvalidEvent& error) {
     parcel.refused = error.what();
   }
-  if (parcel.refused.empty()) layout.finish(event, queue);
+  if (parcel.refused.empty() && routing_key.size() > short_limit) {
+    parcel.refused = "its routing key '" + std::string{routing_key.substr(0, 40)} + "…' has " +
+                     std::to_string(routing_key.size()) +
+                     " bytes and AMQP allows 255; shorten what it is made of, or route by " +
+                     "something else (LaneChannelOptions::routing_key)";
+  }
+  if (parcel.refused.empty()) layout.finish(event, routing_key);
   return parcel;
 }
 

@@ -84,7 +84,7 @@ struct Parcel {
 
 /// Lays an event out for RabbitMQ: `cloudEvents_` headers, and the properties its own tools show. What AMQP cannot carry comes
 /// back `refused`. `room`, a parcel that is done, lends its memory.
-Parcel pack(const Event& event, std::string_view queue, Parcel&& room = {});
+Parcel pack(const Event& event, std::string_view routing_key, Parcel&& room = {});
 
 /// An upper bound of the bytes that properties take in the content header's frame.
 std::size_t encoded_size(const amqp_basic_properties_t& properties);

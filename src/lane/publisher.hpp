@@ -4,22 +4,22 @@
 #include <chrono>
 #include <future>
 #include <span>
-#include <string>
 
+#include "lane/routing_key.hpp"
 #include "lane/sender.hpp"
 #include "lane/settings.hpp"
 #include "penstock/publisher.hpp"
 
 namespace penstock::lane {
 
-/// One queue as a destination. See Publisher and Sender.
+/// One queue or exchange as a destination. See Publisher and Sender.
 class LanePublisher final : public Publisher {
  public:
-  LanePublisher(const Settings& settings, const std::string& queue);
+  LanePublisher(const Settings& settings, Target target);
   std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds timeout) override;
 
  private:
-  std::string queue_;
+  RoutingKey key_;
   Sender sender_;
 };
 

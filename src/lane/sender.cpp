@@ -29,8 +29,11 @@ std::size_t most_waiting(const Settings& settings) { return std::max<std::size_t
 
 }  // namespace
 
-Sender::Sender(Settings settings, std::string queue, std::string connection_name)
-    : settings_{std::move(settings)}, queue_{std::move(queue)}, name_{std::move(connection_name)} {
+Sender::Sender(Settings settings, std::string exchange, std::string queue, const std::string& role)
+    : settings_{std::move(settings)},
+      exchange_{std::move(exchange)},
+      queue_{std::move(queue)},
+      name_{"penstock " + role + " of " + (exchange_.empty() ? queue_ : "exchange " + exchange_)} {
   io_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
   watch_ = std::jthread{[this](const std::stop_token& stop) { watch(stop); }};
 }
@@ -219,22 +222,53 @@ void Sender::connect() {
   returned_.reset();
   connection_ =
       std::make_unique<Connection>(settings_.address, settings_.heartbeat, name_, Clock::now() + connect_timeout, interrupt_);
-  if (const auto spec = settings_.topology->find(queue_)) {
-    try {
-      connection_->open_channel(declare_channel);
-      declare_channel_open_ = true;
-      declare_queue(*connection_, declare_channel, *spec, *settings_.topology);
-    } catch (const AmqpError& error) {
-      if (!error.channel_only()) throw;
-      declare_channel_open_ = false;
-      log(settings_.logger, LogLevel::error, name_ + ": " + error.what());
-    }
-  }
+  declare();
   open_channel();
   connected_.store(true);
   log(settings_.logger, LogLevel::info, name_ + ": connected to " + settings_.address.shown());
   const std::lock_guard lock{mutex_};
   trouble_.clear();
+}
+
+void Sender::declare() {
+  std::vector<QueueSpec> queues;
+  if (!exchange_.empty()) {
+    queues = settings_.topology->bound_to(exchange_);
+  } else if (auto spec = settings_.topology->find(queue_)) {
+    queues.push_back(std::move(*spec));
+  }
+  for (const QueueSpec& queue : queues) {
+    try {
+      use_declare_channel();
+      declare_queue(*connection_, declare_channel, queue, *settings_.topology);
+    } catch (const AmqpError& error) {
+      if (!error.channel_only()) throw;
+      if (error.code() != 0) declare_channel_open_ = false;
+      log(settings_.logger, LogLevel::error, name_ + ": " + error.what());
+    }
+  }
+}
+
+void Sender::use_declare_channel() {
+  if (!declare_channel_open_) connection_->open_channel(declare_channel);
+  declare_channel_open_ = true;
+}
+
+/// A message for an exchange that is not there would close the channel, and all that is unconfirmed be `unknown`.
+void Sender::look_for_exchange() {
+  if (exchange_.empty()) return;
+  try {
+    use_declare_channel();
+    exchange_missing_ = !exchange_exists(*connection_, declare_channel, exchange_);
+  } catch (const AmqpError& error) {
+    if (!error.channel_only()) throw;
+    declare_channel_open_ = false;
+    exchange_missing_ = false;  // RabbitMQ would not say; publishing will tell
+    log(settings_.logger, LogLevel::warn, name_ + ": " + error.what());
+  }
+  if (!exchange_missing_) return;
+  careful_ = 0;  // it was no message's fault
+  all_found_ = SteadyTime::max();
 }
 
 void Sender::open_channel() {
@@ -243,6 +277,7 @@ void Sender::open_channel() {
   connection_->check_rpc(publish_channel, "asking for publisher confirms");
   confirms_.clear([](const Sent&) {});  // all are settled by now; what matters is that the tags start anew with the channel
   channel_open_ = true;
+  look_for_exchange();
 }
 
 void Sender::serve(const std::stop_token& stop) {
@@ -332,14 +367,46 @@ void Sender::handle_content(const amqp_frame_t& frame) {
     log(settings_.logger, LogLevel::warn, name_ + ": RabbitMQ returned a message that is not known here");
     return;
   }
-  if (return_key_ == queue_) queue_missing_ = true;
-  sent->returned = "RabbitMQ returned it, " + return_reason_ + ": there is no queue '" + return_key_ +
-                   "'; declare it (Lane::declare) or correct the channel's name";
+  if (!sent->parcel->through) {
+    constexpr std::size_t most_keys = 1'000;
+    if (found_.size() < most_keys) {
+      found_[return_key_] = SteadyTime::max();
+    } else {
+      found_.clear();
+      all_found_ = SteadyTime::max();
+    }
+  }
+  sent->returned = "RabbitMQ returned it, " + return_reason_ + ": ";
+  if (exchange_.empty()) {
+    sent->returned += "there is no queue '" + return_key_ + "'; declare it (Lane::declare) or correct the channel's name";
+  } else {
+    sent->returned += "no queue is bound to exchange '" + exchange_ + "' by the routing key '" + return_key_ +
+                      "'; declare one with a QueueBinding for it (Lane::declare) or correct LaneChannelOptions::routing_key";
+  }
+}
+
+/// When a confirm counts as to who may have been new when it came: after a message had found no queue there is one, made by
+/// somebody else.
+SteadyTime Sender::first_confirm(const Parcel& parcel) {
+  const auto settled = [](SteadyTime& found) {
+    if (found == SteadyTime::max()) found = Clock::now() + settling;
+    return found;
+  };
+  SteadyTime trusted{};
+  if (const auto found = found_.find(parcel.routing_key); found != found_.end()) {
+    trusted = settled(found->second);
+    if (trusted <= Clock::now()) found_.erase(found);
+  }
+  if (all_found_) {
+    trusted = std::max(trusted, settled(*all_found_));
+    if (*all_found_ <= Clock::now()) all_found_.reset();
+  }
+  return trusted;
 }
 
 void Sender::settle(std::uint64_t tag, bool multiple, bool acked) {
-  // Whoever made the queue meanwhile: another connection of ours, or somebody else after a message had found none.
-  const SteadyTime queue_trusted = std::max(settings_.topology->trusted(queue_), queue_found_ + settling);
+  const SteadyTime ours_trusted =
+      exchange_.empty() ? settings_.topology->trusted(queue_) : settings_.topology->exchange_trusted(exchange_);
   Finished finished;
   {
     const std::lock_guard lock{mutex_};
@@ -353,10 +420,8 @@ void Sender::settle(std::uint64_t tag, bool multiple, bool acked) {
       if (careful_ > 0) --careful_;
       if (outcome.confirmed()) {
         SteadyTime trusted = sent.trusted;
-        if (sent.parcel->routing_key == queue_) {
-          if (std::exchange(queue_missing_, false)) queue_found_ = Clock::now();
-          trusted = std::max({trusted, queue_trusted, queue_found_ + settling});
-        }
+        // Whoever made a queue meanwhile: another connection of ours, or somebody else.
+        if (!sent.parcel->through) trusted = std::max({trusted, ours_trusted, first_confirm(*sent.parcel)});
         if (trusted > Clock::now()) {
           held_.emplace(trusted, std::move(sent));
           return;

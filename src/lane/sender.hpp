@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -39,8 +40,9 @@ using Parcels = std::vector<std::unique_ptr<Parcel>>;
 /// joins; it must not run inside a `Done`.
 class Sender {
  public:
-  /// `queue` is declared at each connect when this Lane was asked to declare it.
-  Sender(Settings settings, std::string queue, std::string connection_name);
+  /// To an exchange, or without one to the queue. What this Lane was asked to declare of it is declared at each connect.
+  /// RabbitMQ's list of connections shows it as the `role` of it.
+  Sender(Settings settings, std::string exchange, std::string queue, const std::string& role = "publisher");
   ~Sender();
   Sender(const Sender&) = delete;
   Sender& operator=(const Sender&) = delete;
@@ -72,6 +74,10 @@ class Sender {
   // the I/O thread
   void run(const std::stop_token& stop);
   void connect();
+  void declare();
+  void use_declare_channel();
+  void look_for_exchange();
+  SteadyTime first_confirm(const Parcel& parcel);
   void serve(const std::stop_token& stop);
   void handle(const amqp_frame_t& frame);
   void handle_content(const amqp_frame_t& frame);
@@ -94,7 +100,8 @@ class Sender {
   void retire(std::unique_ptr<Parcel> parcel);
 
   const Settings settings_;
-  const std::string queue_;
+  const std::string exchange_;
+  const std::string queue_;  ///< empty with an exchange
   const std::string name_;
   Interrupt interrupt_;
 
@@ -130,8 +137,11 @@ class Sender {
     SteadyTime trusted{};
   };
   std::map<std::string, Declared> delays_declared_;
-  bool queue_missing_ = false;            ///< a message was returned and none was confirmed since: whoever confirms next is new
-  SteadyTime queue_found_{};              ///< the first confirm after that
+  bool exchange_missing_ = false;
+  /// By routing key: a message was returned, so a queue that confirms another one is new, and trusted from a time on, which is
+  /// told by its first confirm.
+  std::map<std::string, SteadyTime, std::less<>> found_;
+  std::optional<SteadyTime> all_found_;   ///< the same for whatever key
   std::multimap<SteadyTime, Sent> held_;  ///< confirmed by a queue too new to be trusted
   Backoff backoff_;
 

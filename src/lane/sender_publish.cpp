@@ -107,21 +107,29 @@ bool Sender::publish_some() {
     if (!taken.empty()) space_.notify_all();
   }
   std::size_t done = 0;
-  const auto give_back = [&](const std::string& why) {
+  const auto give_back = [&](Outcome::Status status, const std::string& why) {
     Finished finished;
     {
       const std::lock_guard lock{mutex_};
-      for (; done < taken.size(); ++done) {
-        finish(taken[done].batch, taken[done].index, {Outcome::Status::retryable, why}, finished);
-      }
+      for (; done < taken.size(); ++done) finish(taken[done].batch, taken[done].index, {status, why}, finished);
     }
     finished.tell();
   };
   try {
+    if (exchange_missing_ && !taken.empty()) {
+      look_for_exchange();
+      if (exchange_missing_) {
+        give_back(Outcome::Status::rejected, "there is no exchange '" + exchange_ +
+                                                 "'; declare a queue that is bound to it (QueueBinding, Lane::declare) or "
+                                                 "correct LaneChannelOptions::exchange");
+        return true;
+      }
+    }
     for (; done < taken.size(); ++done) publish(taken[done]);
   } catch (const AmqpError& error) {
-    ++done;  // a part of it may have gone out; it is among the unconfirmed, or was settled
-    give_back(std::string{"not sent: "} + error.what());
+    if (done < taken.size() && taken[done].parcel == nullptr)
+      ++done;  // a part of it may have gone out; it is among the unconfirmed
+    give_back(Outcome::Status::retryable, std::string{"not sent: "} + error.what());
     throw;
   }
   return !taken.empty();
@@ -158,7 +166,7 @@ void Sender::publish(Waiting& waiting) {
   confirms_.add(Sent{waiting.batch, waiting.index, std::move(waiting.parcel), parcel.body.size(), trusted, {}});
   constexpr amqp_boolean_t mandatory = 1;
   constexpr amqp_boolean_t immediate = 0;
-  Connection::check(amqp_basic_publish(connection_->state(), publish_channel, amqp_empty_bytes, bytes(parcel.routing_key),
+  Connection::check(amqp_basic_publish(connection_->state(), publish_channel, bytes(exchange_), bytes(parcel.routing_key),
                                        mandatory, immediate, &parcel.properties, bytes(parcel.body)),
                     "publishing");
   parcel.shrink();
@@ -169,8 +177,7 @@ SteadyTime Sender::prepare_delay(const DelayQueue& queue) {
   const auto found = delays_declared_.find(name);
   if (found != delays_declared_.end() && Clock::now() - found->second.at < delay_renewal) return found->second.trusted;
   try {
-    if (!declare_channel_open_) connection_->open_channel(declare_channel);
-    declare_channel_open_ = true;
+    use_declare_channel();
     const bool created = declare_delay(*connection_, declare_channel, queue);
     const Declared declared{Clock::now(), created ? Clock::now() + settling : SteadyTime{}};
     delays_declared_[name] = declared;

@@ -27,6 +27,11 @@ struct Settings {
     check_queue_name(prefix + channel);
     return prefix + channel;
   }
+  /// The same for an exchange.
+  [[nodiscard]] std::string exchange_of(const std::string& name) const {
+    check_exchange_name(prefix + name);
+    return prefix + name;
+  }
 };
 
 inline void log(const std::shared_ptr<Logger>& logger, LogLevel level, const std::string& message) noexcept {

@@ -63,7 +63,7 @@ Subscription::Subscription(Settings settings, std::string queue, std::uint16_t p
       name_{"penstock source of " + queue_},
       tag_{("penstock." + group).substr(0, 255)},
       prefetch_{prefetch},
-      retries_{settings_, queue_, "penstock retries of " + queue_} {
+      retries_{settings_, {}, queue_, "retries"} {
   io_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
 }
 
@@ -246,12 +246,13 @@ void Subscription::declare() {
   if (!spec) return;
   try {
     connection_->open_channel(declare_channel);
-    if (queue_lost_) settings_.topology->making(queue_);
+    if (queue_lost_) settings_.topology->making(*spec);
     declare_queue(*connection_, declare_channel, *spec, *settings_.topology);
-    if (queue_lost_) settings_.topology->making(queue_);
+    if (queue_lost_) settings_.topology->making(*spec);
     amqp_channel_close(connection_->state(), declare_channel, AMQP_REPLY_SUCCESS);
   } catch (const AmqpError& error) {
     if (!error.channel_only()) throw;
+    if (error.code() == 0) amqp_channel_close(connection_->state(), declare_channel, AMQP_REPLY_SUCCESS);
     log(settings_.logger, LogLevel::error, name_ + ": " + error.what());
   }
 }

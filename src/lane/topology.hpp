@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "lane/connection.hpp"
 #include "lane/message.hpp"
@@ -14,17 +15,32 @@
 
 namespace penstock::lane {
 
-/// Throws std::invalid_argument for a name RabbitMQ would not take.
+/// Throw std::invalid_argument for a name RabbitMQ would not take.
 void check_queue_name(std::string_view name);
+void check_exchange_name(std::string_view name);
+void check_routing_key(std::string_view key);
 
 /// Throws std::invalid_argument, naming the field, for what no queue can be.
 void check_queue(const QueueSpec& queue);
 
+/// The queue as RabbitMQ is told of it: names with the prefix, and every routing key said. Throws std::invalid_argument.
+QueueSpec resolved(const QueueSpec& queue, const std::string& prefix);
+
 class Topology;
 
-/// Makes sure of the durable queue over an open channel, which stays open. True when it was not there before: then messages
-/// are to be trusted to it after `settling` only. Throws AmqpError; the channel is closed then if it is `channel_only`.
+/// An exchange is there, but not as it was wanted. `what()` shows both and the remedy.
+class ExchangeDiffers : public AmqpError {
+ public:
+  using AmqpError::AmqpError;
+};
+
+/// Makes sure of a resolved durable queue and what belongs to it (exchanges, bindings, the queue of its dead letters) over an
+/// open channel, which stays open. True when a queue was not there before: then messages are to be trusted to it after
+/// `settling` only. Throws AmqpError; if that is `channel_only` and has a code, RabbitMQ closed the channel.
 bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue, Topology& topology);
+
+/// Over an open channel, which stays open. Throws AmqpError.
+bool exchange_exists(Connection& connection, amqp_channel_t channel, std::string_view name);
 
 /// The same for a delay queue. Declaring it again tells RabbitMQ that it is still in use.
 bool declare_delay(Connection& connection, amqp_channel_t channel, const DelayQueue& queue);
@@ -48,15 +64,21 @@ class Topology {
   void remember(const QueueSpec& queue);
   [[nodiscard]] std::optional<QueueSpec> find(const std::string& name) const;
 
+  /// Those that are bound to an exchange.
+  [[nodiscard]] std::vector<QueueSpec> bound_to(const std::string& exchange) const;
+
   /// One of our connections makes a queue: said before it is asked for, as messages may be in it before the answer is here.
-  void making(const std::string& name);
+  void making(const QueueSpec& queue);
   /// When what is in a queue counts as stored; long ago for one that was not made by us lately.
   [[nodiscard]] SteadyTime trusted(const std::string& name) const;
+  /// The same for all queues that are bound to an exchange.
+  [[nodiscard]] SteadyTime exchange_trusted(const std::string& exchange) const;
 
  private:
   mutable std::mutex mutex_;
   std::map<std::string, QueueSpec> queues_;
   std::map<std::string, SteadyTime> trusted_;
+  std::map<std::string, SteadyTime> exchanges_trusted_;
 };
 
 }  // namespace penstock::lane

@@ -70,6 +70,19 @@ class RawAmqp {
     check(amqp_get_rpc_reply(state_));
   }
 
+  void declare_exchange(const std::string& exchange, const std::string& type) {
+    amqp_exchange_declare(state_, 1, bytes(exchange), bytes(type), 0, 1, 0, 0, amqp_empty_table);
+    check(amqp_get_rpc_reply(state_));
+  }
+  void remove_exchange(const std::string& exchange) {
+    amqp_exchange_delete(state_, 1, bytes(exchange), 0);
+    check(amqp_get_rpc_reply(state_));
+  }
+  void bind(const std::string& queue, const std::string& exchange, const std::string& key) {
+    amqp_queue_bind(state_, 1, bytes(queue), bytes(exchange), bytes(key), amqp_empty_table);
+    check(amqp_get_rpc_reply(state_));
+  }
+
   /// Throws when there is no such queue.
   void purge(const std::string& queue) {
     amqp_queue_purge(state_, 1, bytes(queue));

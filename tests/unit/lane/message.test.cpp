@@ -111,6 +111,8 @@ TEST(Message, RefusesWhatAmqpCannotCarry) {
   EXPECT_THAT(refused({"BCC", "other-queue"}), HasSubstr("rename"));
   EXPECT_THAT(refused({"x-penstock-deliveries", "7"}), HasSubstr("penstock"));
   EXPECT_THAT(pack(Event{.type = "no.source"}, "jobs").refused, ::testing::Not(IsEmpty()));
+  EXPECT_EQ(pack(full_event(), std::string(255, 'k')).refused, "");
+  EXPECT_THAT(pack(full_event(), std::string(256, 'k')).refused, HasSubstr("routing key"));
 }
 
 TEST(Message, PropertiesWithoutAttributeTravelAsHeadersAndBack) {
