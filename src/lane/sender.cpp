@@ -231,16 +231,21 @@ void Sender::connect() {
 }
 
 void Sender::declare() {
+  const Topology& topology = *settings_.topology;
   std::vector<QueueSpec> queues;
+  bool as_they_are = false;
   if (!exchange_.empty()) {
-    queues = settings_.topology->bound_to(exchange_);
-  } else if (auto spec = settings_.topology->find(queue_)) {
+    queues = topology.bound_to(exchange_);
+  } else if (auto spec = topology.find(queue_)) {
     queues.push_back(std::move(*spec));
+  } else if (auto dead = topology.dead_letter_queue(queue_)) {
+    queues.push_back(std::move(*dead));
+    as_they_are = true;
   }
   for (const QueueSpec& queue : queues) {
     try {
       use_declare_channel();
-      declare_queue(*connection_, declare_channel, queue, *settings_.topology);
+      (as_they_are ? make_if_missing : declare_queue)(*connection_, declare_channel, queue, *settings_.topology);
     } catch (const AmqpError& error) {
       if (!error.channel_only()) throw;
       if (error.code() != 0) declare_channel_open_ = false;

@@ -242,12 +242,14 @@ void Subscription::connect() {
 }
 
 void Subscription::declare() {
-  const auto spec = settings_.topology->find(queue_);
+  auto spec = settings_.topology->find(queue_);
+  const auto& make = spec ? declare_queue : make_if_missing;
+  if (!spec) spec = settings_.topology->dead_letter_queue(queue_);
   if (!spec) return;
   try {
     connection_->open_channel(declare_channel);
     if (queue_lost_) settings_.topology->making(*spec);
-    declare_queue(*connection_, declare_channel, *spec, *settings_.topology);
+    make(*connection_, declare_channel, *spec, *settings_.topology);
     if (queue_lost_) settings_.topology->making(*spec);
     amqp_channel_close(connection_->state(), declare_channel, AMQP_REPLY_SUCCESS);
   } catch (const AmqpError& error) {

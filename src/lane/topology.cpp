@@ -106,14 +106,13 @@ void declare_exchange(Connection& connection, amqp_channel_t channel, const Queu
   }
 }
 
-/// True when the queue for the dead letters had to be made.
-bool prepare_dead_letters(Connection& connection, amqp_channel_t channel, const QueueSpec& queue) {
+/// The queue of the dead letters of another.
+QueueSpec dead_letter_queue_of(const QueueSpec& queue) { return {.name = queue.dead_letters->routing_key, .kind = queue.kind}; }
+
+/// True when the queue for the dead letters had to be made. RabbitMQ itself does not mind whether anybody takes them.
+bool prepare_dead_letters(Connection& connection, amqp_channel_t channel, const QueueSpec& queue, Topology& topology) {
   const QueueDeadLetters& dead = *queue.dead_letters;
-  if (dead.exchange.empty()) {
-    // RabbitMQ does not mind whether anybody takes them. One that is there is taken as it is.
-    if (exists(connection, channel, dead.routing_key)) return false;
-    return declare(connection, channel, dead.routing_key, arguments_of({.name = dead.routing_key, .kind = queue.kind}));
-  }
+  if (dead.exchange.empty()) return make_if_missing(connection, channel, dead_letter_queue_of(queue), topology);
   if (exchange_exists(connection, channel, dead.exchange)) return false;
   throw AmqpError{0, true,
                   "there is no exchange '" + dead.exchange +
@@ -220,7 +219,7 @@ QueueSpec resolved(const QueueSpec& given, const std::string& prefix) {
 
 bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue, Topology& topology) {
   for (const QueueBinding& binding : queue.bindings) declare_exchange(connection, channel, binding);
-  bool created = queue.dead_letters && prepare_dead_letters(connection, channel, queue);
+  bool created = queue.dead_letters && prepare_dead_letters(connection, channel, queue, topology);
   created = declare(connection, channel, queue.name, arguments_of(queue), [&] { topology.making(queue); }) || created;
   for (const QueueBinding& binding : queue.bindings) {
     amqp_queue_bind(connection.state(), channel, bytes(queue.name), bytes(binding.exchange), bytes(binding.routing_key),
@@ -228,6 +227,10 @@ bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSp
     connection.check_rpc(channel, "binding a queue");
   }
   return created;
+}
+
+bool make_if_missing(Connection& connection, amqp_channel_t channel, const QueueSpec& queue, Topology& topology) {
+  return !exists(connection, channel, queue.name) && declare_queue(connection, channel, queue, topology);
 }
 
 bool exchange_exists(Connection& connection, amqp_channel_t channel, std::string_view name) {
@@ -267,6 +270,15 @@ milliseconds delay_step(milliseconds delay) {
 void Topology::remember(const QueueSpec& queue) {
   const std::lock_guard lock{mutex_};
   queues_[queue.name] = queue;
+}
+
+std::optional<QueueSpec> Topology::dead_letter_queue(const std::string& name) const {
+  const std::lock_guard lock{mutex_};
+  for (const auto& [other, queue] : queues_) {
+    const auto& dead = queue.dead_letters;
+    if (dead && dead->exchange.empty() && dead->routing_key == name) return dead_letter_queue_of(queue);
+  }
+  return std::nullopt;
 }
 
 std::vector<QueueSpec> Topology::bound_to(const std::string& exchange) const {

@@ -39,6 +39,9 @@ class ExchangeDiffers : public AmqpError {
 /// `settling` only. Throws AmqpError; if that is `channel_only` and has a code, RabbitMQ closed the channel.
 bool declare_queue(Connection& connection, amqp_channel_t channel, const QueueSpec& queue, Topology& topology);
 
+/// The same for a queue that is taken as it is when it is there.
+bool make_if_missing(Connection& connection, amqp_channel_t channel, const QueueSpec& queue, Topology& topology);
+
 /// Over an open channel, which stays open. Throws AmqpError.
 bool exchange_exists(Connection& connection, amqp_channel_t channel, std::string_view name);
 
@@ -64,6 +67,8 @@ class Topology {
   void remember(const QueueSpec& queue);
   [[nodiscard]] std::optional<QueueSpec> find(const std::string& name) const;
 
+  /// A queue that was not asked for itself, but by others for their dead letters.
+  [[nodiscard]] std::optional<QueueSpec> dead_letter_queue(const std::string& name) const;
   /// Those that are bound to an exchange.
   [[nodiscard]] std::vector<QueueSpec> bound_to(const std::string& exchange) const;
 

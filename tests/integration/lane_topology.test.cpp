@@ -15,6 +15,7 @@
 #include "integration/lane_broker.hpp"
 #include "penstock/lane.hpp"
 #include "support/raw_amqp.hpp"
+#include "support/services.hpp"
 #include "support/tcp_proxy.hpp"
 
 namespace penstock::lane_test {
@@ -229,6 +230,35 @@ TEST_F(LaneTopology, RabbitmqMovesTheOldestOfTooMany) {
   EXPECT_THAT(types_in(frames), ElementsAre("c", "d"));
 }
 
+// It is part of what was declared, though nobody named it; and one that was there before is taken as it is.
+TEST_F(LaneTopology, TheQueueOfDeadLettersIsMadeAgainByItsOwnSource) {
+  const auto offers = fresh("offers");
+  clean_up(offers + ".dead");
+  support::RawAmqp{url()}.declare(offers + ".dead");  // a classic one
+  const auto log = std::make_shared<Memo>();
+  Lane lane{{.url = url(), .logger = log}};
+  lane.declare({.name = offers, .dead_letters = QueueDeadLetters{.older_than = 1ms}});
+  const auto dead = lane.source(offers + ".dead");
+  dead->open("undertaker", nullptr);
+  publish(lane.channel(offers), {typed("one")});
+  const Message first = take(*dead, 1).at(0);
+  EXPECT_EQ(first.event.type, "one");
+  dead->ack(first);
+  EXPECT_THAT(log->text(), ::testing::Not(HasSubstr("PRECONDITION_FAILED")));
+  support::RawAmqp{url()}.remove(offers + ".dead");
+  ASSERT_TRUE(eventually([&] {
+    try {
+      support::RawAmqp{url()}.purge(offers + ".dead");
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
+  })) << "it is not made again";
+  publish(lane.channel(offers), {typed("two")});
+  EXPECT_EQ(take(*dead, 1).at(0).event.type, "two");
+  dead->close(5s);
+}
+
 // A graveyard for many queues: an exchange that has to be there, as RabbitMQ would drop what finds none.
 TEST_F(LaneTopology, DeadLettersMayGoThroughAnExchange) {
   const auto graveyard = fresh_exchange();
@@ -311,6 +341,24 @@ TEST_F(LaneTopology, WhatWasLostIsDeclaredAgainByWhoeverConnects) {
   ASSERT_TRUE(eventually([&] { return events.publisher->publish(typed("to both"), patience).confirmed(); }));
   EXPECT_EQ(take(*source, 1).front().event.type, "to both");
   source->close(5s);
+}
+
+// Of a queue that was there before, a binding is on RabbitMQ's disk when `declare` returns: no need to wait for that.
+TEST_F(LaneTopology, ABindingOutlivesACrashFromTheFirstMoment) {
+  const auto shop = fresh_exchange();
+  const auto orders = fresh("orders");
+  Lane{{.url = url()}}.declare({.name = orders});
+  Lane{{.url = url()}}.declare({.name = orders, .bindings = {{.exchange = shop, .routing_key = "orders"}}});
+  support::services("kill", "rabbitmq");
+  support::services("restart", "rabbitmq");
+  Lane stranger{{.url = url()}};  // was asked to declare nothing
+  const Channel events = stranger.channel("orders", {.exchange = shop});
+  EXPECT_TRUE(eventually([&] {
+    const Outcome outcome = events.publisher->publish(typed("after"), patience);
+    EXPECT_NE(outcome.status, Status::rejected) << outcome.error;
+    return outcome.confirmed() || outcome.status == Status::rejected;
+  }));
+  EXPECT_THAT(types_in(orders), ::testing::Contains("after"));
 }
 
 // A queue that another program makes and binds after messages had found none may be lost by a crash with what it confirms.

@@ -106,6 +106,18 @@ TEST(Topology, AQueueThatIsMadeIsNewToItsExchangesToo) {
   EXPECT_LT(topology.exchange_trusted("f"), now);
 }
 
+TEST(Topology, KnowsTheQueuesOfDeadLetters) {
+  Topology topology;
+  topology.remember(resolved({.name = "a", .kind = QueueSpec::Kind::classic, .dead_letters = QueueDeadLetters{}}, "live."));
+  topology.remember(resolved({.name = "b", .dead_letters = QueueDeadLetters{.exchange = "e"}}, "live."));
+  topology.remember({.name = "c"});
+  ASSERT_TRUE(topology.dead_letter_queue("live.a.dead"));
+  EXPECT_EQ(topology.dead_letter_queue("live.a.dead")->name, "live.a.dead");
+  EXPECT_EQ(topology.dead_letter_queue("live.a.dead")->kind, QueueSpec::Kind::classic);
+  EXPECT_FALSE(topology.dead_letter_queue("b.dead")) << "a key, not a queue";
+  EXPECT_FALSE(topology.dead_letter_queue("c.dead"));
+}
+
 // Never sooner than asked, at most two and a half times (above 50 ms), and few queues.
 TEST(Topology, DelaysAreRoundedUpToFewSteps) {
   EXPECT_EQ(delay_step(0ms), 0ms);
