@@ -52,8 +52,6 @@ std::string header(natsMsg* message, const char* name) {
   return natsMsgHeader_Get(message, name, &value) == NATS_OK && value != nullptr ? std::string{value} : std::string{};
 }
 
-/// A durable pull consumer. Pulls and settlements are written as the protocol has them, not through natsSubscription_Fetch, so
-/// that one pull can serve several polls, nothing is lost between two of them, and a settlement needs no message to be kept.
 /// nats.c 3.4 writes a fraction without its leading zeros, so that 45 ms became 450 and what lay between was never read: up to
 /// a tenth of a second is given up instead, toward the past.
 nanoseconds start_of(std::chrono::system_clock::time_point time) {
@@ -62,6 +60,8 @@ nanoseconds start_of(std::chrono::system_clock::time_point time) {
   return asked - second < milliseconds{100} ? nanoseconds{second} : asked;
 }
 
+/// A durable pull consumer. Pulls and settlements are written as the protocol has them, not through natsSubscription_Fetch, so
+/// that one pull can serve several polls, nothing is lost between two of them, and a settlement needs no message to be kept.
 class PullSource final : public Source {
  public:
   PullSource(Servers servers, std::string prefix, const std::string& channel, const BeaconSourceOptions& options,
@@ -127,7 +127,7 @@ class PullSource final : public Source {
   /// Takes what has arrived, waiting for the first; false when nothing came.
   bool receive(milliseconds wait);
   void handle_status(natsMsg* message);
-  Message deliver(natsMsg* message);
+  void deliver(natsMsg* message, std::vector<Message>& to);
   void finish(milliseconds timeout);
 
   struct Held {
@@ -329,8 +329,8 @@ void PullSource::handle_status(natsMsg* message) {
   pull_failed(status + ' ' + said);
 }
 
-Message PullSource::deliver(natsMsg* raw) {
-  Message message = spare_.take();
+void PullSource::deliver(natsMsg* raw, std::vector<Message>& to) {
+  Message& message = spare_.take(to);
   const std::string reply = natsMsg_GetReply(raw);
   const auto delivery = delivery_of(reply).value_or(Delivery{});
   message.origin = {.backend = "nats",
@@ -348,7 +348,6 @@ Message PullSource::deliver(natsMsg* raw) {
   }
   message.wire = std::move(arrival.wire);
   message.receipt = settlements_.enter(reply);
-  return message;
 }
 
 std::vector<Message> PullSource::poll(std::size_t max, milliseconds wait) {
@@ -396,7 +395,7 @@ std::vector<Message> PullSource::poll(std::size_t max, milliseconds wait) {
     }
     receive(held_.empty() ? patience : milliseconds{0});
     while (!held_.empty() && result.size() < max) {
-      result.push_back(deliver(held_.front().message.get()));
+      deliver(held_.front().message.get(), result);
       held_.pop_front();
     }
     if (!result.empty() || SteadyClock::now() >= deadline) return result;

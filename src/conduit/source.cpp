@@ -188,7 +188,7 @@ class KafkaSource final : public Source {
     const auto delivery = assignment_.deliver(raw.partition, raw.offset);
     if (!delivery) return;
     backoff_ = 200ms;
-    Message& message = messages.emplace_back(spare_.take());
+    Message& message = spare_.take(messages);
     to_wire(raw, message.wire);
     message.origin = {.backend = "kafka",
                       .channel = channel_,

@@ -163,9 +163,12 @@ void Engine::recycle() {
   }
   std::vector<Message> messages;
   messages.reserve(spent.size());
-  for (const EntryPtr& entry : spent) {
+  for (EntryPtr& entry : spent) {
     if (entry.use_count() == 1 && entry->bytes <= largest_spare) {
       messages.push_back(std::move(entry->message));
+      if (blank_.size() < largest_poll) {
+        blank_.push_back(std::move(entry));
+      }
     }
   }
   if (!messages.empty()) {
@@ -181,7 +184,13 @@ void Engine::dispatch(std::vector<Message> messages) {
   entries.reserve(messages.size());
   for (Message& message : messages) {
     mark_repeated(message.origin);
-    entries.push_back(std::make_shared<Entry>(std::move(message)));
+    if (blank_.empty()) {
+      entries.push_back(std::make_shared<Entry>(std::move(message)));
+    } else {
+      entries.push_back(std::move(blank_.back()));
+      blank_.pop_back();
+      entries.back()->renew(std::move(message));
+    }
   }
   const std::lock_guard guard{mutex_};
   const std::size_t before = queue_.bytes();

@@ -149,7 +149,8 @@ class Engine {
     std::size_t left = 0;
   };
   std::map<std::int32_t, FirstOnes> partitions_;  ///< the intake's own
-  std::vector<EntryPtr> spent_;
+  std::vector<EntryPtr> spent_;                   ///< settled
+  std::vector<EntryPtr> blank_;                   ///< the intake's own: of those, for what comes
   TimePoint touch_at_{};
   bool paused_ = false;  ///< the intake's own: what it told the source
 };

@@ -37,11 +37,8 @@ struct Lineup {
   const std::string* name = nullptr;
 };
 
-/// A message taken from the source and not settled, and what is known of it between two tries.
-struct Entry {
-  explicit Entry(Message taken) : message{std::move(taken)} {}
-
-  Message message;
+/// What is known of a message between two tries.
+struct Tries {
   int conflicts = 0;                                    ///< how often in a row the store undid its transaction
   bool in_doubt = false;                                ///< a commit broke off; the inbox must be asked first
   bool noted = false;                                   ///< that it was begun, by this process
@@ -52,6 +49,18 @@ struct Entry {
   std::vector<Attempt> history{};
   std::vector<Event> emitted{};        ///< handled, and these are still to be published before it is settled
   std::optional<DeadLetter> letter{};  ///< given up, and this is still to be published before it is settled
+};
+
+/// A message taken from the source and not settled.
+struct Entry : Tries {
+  explicit Entry(Message taken) : message{std::move(taken)} {}
+  /// The same for another message, when this one is done with.
+  void renew(Message&& taken) {
+    static_cast<Tries&>(*this) = {};
+    message = std::move(taken);
+  }
+
+  Message message;
 
   // The queue's.
   Lineup* lineup = nullptr;  ///< null for a delivery that is no event

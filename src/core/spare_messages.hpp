@@ -25,10 +25,10 @@ class SpareMessages {
     spare_.insert(spare_.end(), std::make_move_iterator(messages.begin()),
                   std::make_move_iterator(messages.begin() + static_cast<std::ptrdiff_t>(count)));
   }
-  /// One of them, whose contents are to be overwritten, or a new one.
-  [[nodiscard]] Message take() {
-    if (spare_.empty()) return {};
-    Message message = std::move(spare_.back());
+  /// Adds one of them, whose contents are to be overwritten, or a new one.
+  Message& take(std::vector<Message>& to) {
+    if (spare_.empty()) return to.emplace_back();
+    Message& message = to.emplace_back(std::move(spare_.back()));
     spare_.pop_back();
     message.defect.clear();
     return message;

@@ -2,6 +2,7 @@
 #include "core/text.hpp"
 
 #include <cstdint>
+#include <cstring>
 
 namespace penstock::text {
 namespace {
@@ -47,6 +48,19 @@ std::uint32_t next_code_point(std::string_view bytes, std::size_t& at) noexcept 
 
 bool is_control(std::uint32_t point) noexcept { return point < 0x20U || (point >= 0x7FU && point <= 0x9FU); }
 
+/// Where from `at` on there is something else than printable ASCII, or less than eight bytes to look at.
+std::size_t skip_plain(std::string_view bytes, std::size_t at) noexcept {
+  constexpr std::uint64_t ones = 0x0101010101010101U;
+  for (; bytes.size() - at >= sizeof(std::uint64_t); at += sizeof(std::uint64_t)) {
+    std::uint64_t eight = 0;
+    std::memcpy(&eight, bytes.data() + at, sizeof eight);
+    const std::uint64_t is_control = (eight - ones * 0x20U) & ~eight;
+    const std::uint64_t is_del = ((eight ^ (ones * 0x7FU)) - ones) & ~(eight ^ (ones * 0x7FU));
+    if (((eight | is_control | is_del) & (ones * 0x80U)) != 0) break;
+  }
+  return at;
+}
+
 bool is_noncharacter(std::uint32_t point) noexcept {
   return (point >= 0xFDD0U && point <= 0xFDEFU) || (point & 0xFFFEU) == 0xFFFEU;
 }
@@ -61,7 +75,7 @@ bool is_utf8(std::string_view bytes) noexcept {
 }
 
 bool is_ce_string(std::string_view bytes) noexcept {
-  for (std::size_t at = 0; at < bytes.size();) {
+  for (std::size_t at = skip_plain(bytes, 0); at < bytes.size();) {
     const std::uint32_t point = next_code_point(bytes, at);
     if (point == broken || is_control(point) || is_noncharacter(point)) return false;
   }

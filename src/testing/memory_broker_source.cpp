@@ -46,7 +46,7 @@ class MemorySource final : public Source {
     const auto deliveries = channel_->poll(member_, max, clock_.now() + bounded(wait));
     std::vector<Message> messages;
     messages.reserve(deliveries.size());
-    for (const Delivery& delivery : deliveries) fill(messages.emplace_back(spare_.take()), delivery);
+    for (const Delivery& delivery : deliveries) fill(spare_.take(messages), delivery);
     return messages;
   }
 

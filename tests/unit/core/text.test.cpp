@@ -135,5 +135,19 @@ TEST(Syntax, KnowsFormatsOfMediaTypes) {
   EXPECT_FALSE(syntax::is_text("application/octet-stream"));
 }
 
+TEST(Text, OneByteThatACloudEventsStringCannotHaveIsFoundWhereverItIs) {
+  for (std::size_t size = 1; size <= 20; ++size) {
+    for (std::size_t at = 0; at < size; ++at) {
+      for (int byte = 0; byte < 256; ++byte) {
+        std::string text(size, '~');
+        text[at] = static_cast<char>(byte);
+        EXPECT_EQ(text::is_ce_string(text), byte >= 0x20 && byte < 0x7F) << "byte " << byte << " at " << at << " of " << size;
+      }
+    }
+  }
+  EXPECT_TRUE(text::is_ce_string("0123456€ 89abcdefg😀"));
+  EXPECT_FALSE(text::is_ce_string("0123456\xC2\x85 89abcdefg"));
+}
+
 }  // namespace
 }  // namespace penstock
