@@ -86,7 +86,12 @@ Samples ours(const Config& config, const Backend& backend, std::size_t events) {
   return {signalled, signalled, hinted, hinted};
 }
 
+/// Each publish right after a commit like ours: the disk that the broker waits for is the one that the database has just used.
 Samples raw(const Config& config, const Backend& backend, std::size_t events) {
+  const Schema schema{config.postgres, Schema::Kind::empty};
+  schema.execute("CREATE TABLE " + schema.table("orders") + " (id bigint PRIMARY KEY, customer text NOT NULL)");
+  const std::string insert = "INSERT INTO " + schema.table("orders") + " (id, customer) VALUES ($1, $2)";
+  pqxx::connection connection{config.postgres};
   const auto broker = backend.raw(config);
   const Destination destination{*broker};
   const auto publisher = broker->publisher(destination.name());
@@ -95,6 +100,11 @@ Samples raw(const Config& config, const Backend& backend, std::size_t events) {
   auto next = Clock::now();
   for (std::size_t i = 0; i < events + kWarmUp; ++i) {
     std::this_thread::sleep_until(next);
+    {
+      pqxx::work tx{connection};
+      run(tx, insert, static_cast<std::int64_t>(i), "customer");
+      tx.commit();
+    }
     const auto start = Clock::now();
     publisher->publish(i, 1);
     if (i >= kWarmUp) latencies.push_back(ms(Clock::now() - start));
@@ -133,7 +143,7 @@ std::vector<Work> latency_works(const Config& config) {
                      {"events_each_run", config.events(kOurs, 1)},
                      {"fsync", "on"}}};
     work.settings.update(backend.settings);
-    work.settings["reference"] = backend.client + ", publish to acknowledgement";
+    work.settings["reference"] = backend.client + ", publish to acknowledgement, each right after a commit";
     work.ours = [=](double scale) { return ours(config, backend, config.events(kOurs, scale)); };
     work.reference = [=](double scale) { return raw(config, backend, config.events(kReference, scale)); };
     works.push_back(std::move(work));
