@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "roles.hpp"
 
+#include <exception>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "order.hpp"
+#include "penstock/clock.hpp"
 #include "penstock/consumer.hpp"
 #include "penstock/dead_letter.hpp"
 #include "penstock/relay.hpp"
+#include "penstock/upkeep.hpp"
 #include "providers.hpp"
 #include "sql.hpp"
 
@@ -92,9 +96,24 @@ Verdict notify(const Message& message, Context& ctx) {
   return Verdict::done();
 }
 
+/// Partitions of the inbox and of the audit trail, made ahead and dropped in time: every hour, or in a minute when another
+/// process is at it.
+void keep_up(const Pipeline& pipeline, const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    bool again = true;
+    try {
+      again = penstock::upkeep(pipeline.options.postgres).busy;
+    } catch (const std::exception& error) {
+      if (pipeline.logger) pipeline.logger->log(penstock::LogLevel::warn, std::string{"upkeep: "} + error.what());
+    }
+    penstock::Clock::system().sleep_for(again ? penstock::Clock::Duration{1min} : penstock::Clock::Duration{1h}, stop);
+  }
+}
+
 }  // namespace
 
 bool run_relay(const Pipeline& pipeline, std::stop_token stop) {
+  const std::jthread upkeep{[&](const std::stop_token& ended) { keep_up(pipeline, ended); }};
   auto& brokers = pipeline.brokers;
   penstock::RelayOptions options;
   options.logger = pipeline.logger;
