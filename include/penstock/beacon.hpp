@@ -57,6 +57,10 @@ struct BeaconSourceOptions {
   int max_ack_pending = 200;  ///< most messages delivered and not settled, over the whole group
   /// Redelivered when neither settled nor touched for so long. A Consumer touches by itself; leave it 15 s or more.
   std::chrono::milliseconds ack_wait{30'000};
+  /// Settling waits until the server says that it has it, up to two seconds, and is repeated on the next connection otherwise:
+  /// what was acknowledged comes again only when this process ends before. Without it, settlements are sent and not answered,
+  /// and one that is lost on the wire means a redelivery. Costs a round trip for each message.
+  bool confirm_acks = false;
 };
 
 /// NATS JetStream: light notifications, stored and acknowledged.

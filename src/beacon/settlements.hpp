@@ -17,6 +17,9 @@ namespace penstock::beacon {
 /// a settlement made while the server is away is sent when it is back. Thread safety: any thread.
 class Settlements {
  public:
+  /// With `confirm`, the server is asked to say that it has a settlement, and it is sent again until it has said so.
+  explicit Settlements(bool confirm) : confirm_{confirm} {}
+
   /// A receipt for a delivery.
   std::uint64_t enter(std::string subject);
   /// Sends the words and forgets the receipt. An unknown receipt is ignored.
@@ -42,10 +45,15 @@ class Settlements {
   /// False when it was not sent.
   bool send(const std::string& subject, const std::string& words);
   void send_or_keep(std::string subject, const std::string& words);
+  /// Without the mutex. Keeps it for the next connection when the server does not say that it has it.
+  void ask_or_keep(std::shared_ptr<Connection> connection, std::uint64_t generation, std::string subject,
+                   const std::string& words);
 
+  const bool confirm_;
   std::mutex mutex_;
   std::shared_ptr<Connection> connection_;
   std::uint64_t last_ = 0;
+  std::uint64_t generation_ = 0;        ///< how often everything was forgotten
   std::map<std::uint64_t, Open> open_;  // in the order of delivery
   std::vector<std::pair<std::string, std::string>> unsent_;
 };

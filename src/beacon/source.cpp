@@ -71,7 +71,8 @@ class PullSource final : public Source {
         channel_{subject_of(channel)},
         stream_{stream_of(prefix_ + channel)},
         options_{options},
-        logger_{std::move(logger)} {
+        logger_{std::move(logger)},
+        settlements_{options.confirm_acks} {
     if (options.max_ack_pending < 1) throw std::invalid_argument{"Beacon: max_ack_pending must be at least 1"};
     if (options.start_sequence && options.start_time) {
       throw std::invalid_argument{"Beacon: start_sequence and start_time are two places to begin; give one of them"};

@@ -16,6 +16,7 @@
 #include "beacon/names.hpp"
 #include "integration/beacon_server.hpp"
 #include "penstock/beacon.hpp"
+#include "support/tcp_proxy.hpp"
 
 namespace penstock::beacon_test {
 namespace {
@@ -230,6 +231,40 @@ TEST_F(BeaconSource, RetryComesBackAfterItsDelayAndOthersPass) {
   source->ack(again[0]);
   source->ack(messages[0]);  // a receipt that was settled
   EXPECT_TRUE(settled("workers"));
+}
+
+TEST_F(BeaconSource, Rule11_AConfirmedAcknowledgementSurvivesTheWireThatLostIt) {
+  const std::string url = shared_url();
+  support::TcpProxy wire{static_cast<std::uint16_t>(std::stoi(url.substr(url.rfind(':') + 1)))};
+  Beacon wired{{.url = "nats://127.0.0.1:" + std::to_string(wire.port())}};
+  store(beacon_, stream_, {event(1)});
+  const auto read_by = [&](const std::string& group, bool confirm) {
+    auto source = wired.source(stream_, {.ack_wait = 6s, .confirm_acks = confirm});
+    source->open(group, nullptr);
+    return source;
+  };
+  const auto told = read_by("told", false);
+  const auto asked = read_by("asked", true);
+  const auto of_told = take(*told, 1);
+  const auto of_asked = take(*asked, 1);
+  ASSERT_EQ(of_told.size() + of_asked.size(), 2U);
+  wire.deafen(true);
+  told->ack(of_told[0]);
+  asked->ack(of_asked[0]);  // waits, in vain, and keeps it for the next connection
+  wire.deafen(false);
+  wire.cut();
+  std::size_t asked_again = 0;
+  std::size_t told_again = 0;
+  ASSERT_TRUE(eventually([&] {
+    asked_again += asked->poll(10, 10ms).size();
+    for (const auto& message : told->poll(10, 10ms)) {
+      told->ack(message);
+      ++told_again;
+    }
+    return told_again == 1;
+  })) << "what was only sent is lost, and the message comes again";
+  EXPECT_EQ(asked_again, 0U);
+  EXPECT_TRUE(settled("asked"));
 }
 
 TEST_F(BeaconSource, InProgressKeepsASlowMessage) {
