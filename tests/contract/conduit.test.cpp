@@ -36,6 +36,7 @@ class ConduitBackend final : public Backend {
   }
   void put_raw(const std::string& channel, const Wire& wire) override { support::put(servers_, channel, wire); }
   [[nodiscard]] std::size_t too_large() const override { return 1'100'000; }
+  [[nodiscard]] std::size_t fits() const override { return 990'000; }  // message.max.bytes: 1,000,000
   void stop_broker() override {
     up_ = false;
     support::services("kill", "kafka");

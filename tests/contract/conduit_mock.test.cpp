@@ -30,6 +30,7 @@ class MockBackend final : public Backend {
   }
   void put_raw(const std::string& channel, const Wire& wire) override { support::put(cluster_.servers(), channel, wire); }
   [[nodiscard]] std::size_t too_large() const override { return 1'100'000; }
+  [[nodiscard]] std::size_t fits() const override { return 990'000; }  // message.max.bytes: 1,000,000
   void stop_broker() override { cluster_.down(); }
   void start_broker() override { cluster_.up(); }
 

@@ -84,6 +84,9 @@ class Backend {
 
   /// A payload of so many bytes is more than the backend takes.
   [[nodiscard]] virtual std::size_t too_large() const = 0;
+  /// One of so many it takes, with its own defaults and the servers': about a mebibyte, less what they count beside the
+  /// payload.
+  [[nodiscard]] virtual std::size_t fits() const { return (std::size_t{1} << 20U) - 4'096; }
 
   /// Takes the broker away as a crash would, keeping what it stored, and brings it back: `start_broker` returns when it
   /// answers again. A backend whose broker is still down at destruction starts it.

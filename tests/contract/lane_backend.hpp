@@ -66,6 +66,7 @@ class LaneBackend final : public Backend {
 
   /// RabbitMQ 3's limit; 4 takes an eighth of it.
   [[nodiscard]] std::size_t too_large() const override { return (std::size_t{128} << 20U) + 1; }
+  [[nodiscard]] std::size_t fits() const override { return std::size_t{1} << 20U; }
 
   void stop_broker() override {
     support::services("kill", "rabbitmq");

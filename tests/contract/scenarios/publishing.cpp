@@ -2,6 +2,7 @@
 // What a publisher promises: one true outcome per event, in time.
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <future>
 #include <set>
 #include <string>
@@ -69,6 +70,25 @@ TEST_P(Contract, Rule19_EveryPartOfAnEventSurvives) {
   EXPECT_EQ(messages[1].event, minimal);
   EXPECT_EQ(messages[0].wire.payload, full.data) << "the payload is opaque: byte for byte, also in Message::wire";
   EXPECT_EQ(messages[0].defect, "");
+}
+
+TEST_P(Contract, Rule19_PayloadsOfEverySizeArriveByteForByte) {
+  const auto channel = declare(1);
+  std::vector<Event> events;
+  for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{65'535}, std::size_t{65'536}, backend().fits()}) {
+    Event sized = event("key", static_cast<int>(events.size()));
+    std::string data(size, '\0');
+    for (std::size_t i = 0; i < size; ++i) data[i] = static_cast<char>((i * 2'654'435'761U) >> 13U);
+    sized.data = std::move(data);
+    events.push_back(std::move(sized));
+  }
+  store(channel, events);
+  const auto source = join(channel, fresh("group"));
+  const auto messages = consume(*source, events.size());
+  ASSERT_EQ(messages.size(), events.size());
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    EXPECT_TRUE(messages[i].event.data == events[i].data) << events[i].data->size() << " bytes";
+  }
 }
 
 TEST_P(Contract, NullAndEmptyPayloadsAreToldApart) {
