@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/relay_channel.hpp"
+#include "core/text.hpp"
 
 namespace penstock {
 namespace {
@@ -12,6 +13,7 @@ using namespace std::chrono_literals;
 
 constexpr std::size_t kSilentFailures = 50;  // failures without a single judgement in between: the broker is away
 constexpr auto kShortestBackOff = 5ms;
+constexpr std::size_t kLongestError = 4'000;  // bytes of it that are kept, as text that a database takes
 
 }  // namespace
 
@@ -34,7 +36,7 @@ void RelayChannel::judge(const std::vector<std::uint64_t>& sequences, Outcomes o
       pending_.put_back(sequence);
       continue;
     }
-    item.error = outcome.error.empty() ? to_string(outcome.status) : std::move(outcome.error);
+    item.error = outcome.error.empty() ? to_string(outcome.status) : text::clean(outcome.error, kLongestError);
     fail(item.error);
     if (outcome.status == Outcome::Status::rejected) {
       health_.judged(sequence, item.entry.event.key, true, std::exchange(item.judged, true));

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <stop_token>
 #include <string>
 #include <thread>
@@ -163,6 +164,36 @@ TEST_F(RelayOnPostgres, Rule6_AnEventTheBrokerNeverTakesBecomesADeadLetter) {
   EXPECT_EQ(schema_.value<std::string>("SELECT side || ' ' || event_id || ' ' || octet_length(payload) FROM " +
                                        schema_.table("dead_letters")),
             "outbox 2 200");
+}
+
+/// Takes what is not of the key; says of the others what it was told to say.
+class Rejecting final : public Publisher {
+ public:
+  Rejecting(std::string key, std::string error) : key_{std::move(key)}, error_{std::move(error)} {}
+  std::future<Outcomes> submit(std::span<const Event> events, std::chrono::milliseconds) override {
+    Outcomes outcomes;
+    for (const Event& event : events) {
+      outcomes.push_back(event.key == key_ ? Outcome{Outcome::Status::rejected, error_}
+                                           : Outcome{Outcome::Status::confirmed, {}});
+    }
+    std::promise<Outcomes> promise;
+    promise.set_value(std::move(outcomes));
+    return promise.get_future();
+  }
+
+ private:
+  std::string key_;
+  std::string error_;
+};
+
+TEST_F(RelayOnPostgres, Rule6_WhateverAChannelSaysOfAnEventItBecomesADeadLetter) {
+  append(0, 20);
+  const auto publisher = std::make_shared<Rejecting>("k3", std::string{"no \xff\xc3 \0 thing", 13});
+  Relay relay{outbox_, {{"*", {"memory", "orders", publisher}}}, {.retry = RetryPolicy::fixed(5ms)}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  const auto status = [&] { return relay.status().channels.at(0); };
+  EXPECT_TRUE(eventually([&] { return status().buried == 2 && status().published == 18; })) << status().last_error;
+  EXPECT_EQ(schema_.value<std::string>("SELECT DISTINCT last_error FROM " + schema_.table("dead_letters")), "no ??   thing");
 }
 
 TEST_F(RelayOnPostgres, Rule6_AKeyHeldBehindADeadLetterGoesOnInOrderWhenThatIsResolved) {
