@@ -18,5 +18,6 @@ extern const std::string_view kReplay;      ///< jobs that bring dead letters ba
 extern const std::string_view kPartitions;  ///< inbox and audit trail by time, and their retention
 extern const std::string_view kConsumer;    ///< what a consumer does for its messages, as routines
 extern const std::string_view kLimits;      ///< rate limits that processes share
+extern const std::string_view kLongKeys;    ///< dead letters with keys and ids of any length
 
 }  // namespace penstock::postgres

@@ -54,7 +54,8 @@ void insert_outbox_letter(pqxx::transaction_base& tx, const std::string& schema,
                     letter_attempts("$12", "$11") +
                     " ELSE '[]' END"
                     " WHERE NOT EXISTS (SELECT FROM @schema@.dead_letters WHERE side = 'outbox' AND source = $5::text"
-                    "  AND event_id = $6::text AND consumer_group = $1::text AND position = $4::bigint)",
+                    "  AND hashtextextended(event_id, 0) = hashtextextended($6::text, 0) AND event_id = $6::text"
+                    "  AND consumer_group = $1::text AND position = $4::bigint)",
                 schema),
       letter.cursor, backend, letter.channel, letter.outbox_id, event.source, event.id, event.type, optional_text(event.key),
       headers_to_json(letter_headers(event)), event.data ? std::optional{to_hex(*event.data)} : std::nullopt,

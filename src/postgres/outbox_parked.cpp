@@ -46,7 +46,8 @@ std::vector<ParkedEvents::Free> ParkedEvents::free(pqxx::transaction_base& tx, s
                     " UNION ALL (SELECT id, headers, key, coalesce(edited, payload) FROM @schema@.dead_letters b"
                     "  WHERE channel = $2 AND state = 'behind' AND side = 'outbox' AND consumer_group = $1"
                     "   AND NOT EXISTS (SELECT FROM @schema@.dead_letters d WHERE d.channel = $2 AND d.state = 'dead'"
-                    "    AND d.side = 'outbox' AND d.consumer_group = $1 AND d.key = b.key AND d.id < b.id)"
+                    "    AND d.side = 'outbox' AND d.consumer_group = $1 AND d.key = b.key AND d.id < b.id"
+                    "    AND hashtextextended(d.key, 0) = hashtextextended(b.key, 0))"
                     "   AND id <> ALL ($3::bigint[])"
                     "  ORDER BY id LIMIT $4::bigint)",
                     schema_),

@@ -282,6 +282,7 @@ pqxx::result next_letters(pqxx::transaction_base& tx, const std::string& schema,
       "    AND @schema@.inbox_day(i.id) = @schema@.inbox_day(l.event_id)) AS mark,"
       "  (SELECT d.id FROM @schema@.dead_letters d WHERE l.side = 'outbox' AND d.side = 'outbox' AND d.state = 'dead'"
       "    AND d.consumer_group = l.consumer_group AND d.channel = l.channel AND d.key = l.key AND d.id < l.id"
+      "    AND hashtextextended(d.key, 0) = hashtextextended(l.key, 0)"
       "    AND d.id NOT IN (SELECT o.id FROM l o) LIMIT 1) AS earlier,"
       "  EXISTS (SELECT FROM @schema@.cursors c WHERE c.name = CASE l.side WHEN 'outbox' THEN l.consumer_group"
       "    ELSE l.backend || ':' || l.channel END) AS served,"

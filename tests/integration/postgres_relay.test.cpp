@@ -19,6 +19,7 @@
 
 #include "penstock/outbox.hpp"
 #include "penstock/testing/memory_broker.hpp"
+#include "penstock/uuid.hpp"
 #include "support/postgres.hpp"
 
 namespace penstock {
@@ -194,6 +195,26 @@ TEST_F(RelayOnPostgres, Rule6_WhateverAChannelSaysOfAnEventItBecomesADeadLetter)
   const auto status = [&] { return relay.status().channels.at(0); };
   EXPECT_TRUE(eventually([&] { return status().buried == 2 && status().published == 18; })) << status().last_error;
   EXPECT_EQ(schema_.value<std::string>("SELECT DISTINCT last_error FROM " + schema_.table("dead_letters")), "no ??   thing");
+}
+
+TEST_F(RelayOnPostgres, Rule6_AnEventWithALongKeyBecomesADeadLetter) {
+  std::string key;  // more than an entry of an index takes, and nothing that compresses
+  for (int i = 0; i < 300; ++i) {
+    key += uuid7();
+  }
+  pqxx::work tx{connection_};
+  outbox_.append(tx, std::vector<Event>{{.id = key, .type = "t", .key = key}, {.id = "2", .type = "t", .key = key}});
+  outbox_.append(tx, Event{.id = "3", .type = "t", .key = "k"});
+  tx.commit();
+  const auto publisher = std::make_shared<Rejecting>(key, "too long");
+  Relay relay{outbox_,
+              {{"*", {"memory", "orders", publisher}}},
+              {.idle_wait = 50ms, .retry = RetryPolicy::fixed(5ms), .after_dead_letter = AfterDeadLetter::hold}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  const auto status = [&] { return relay.status().channels.at(0); };
+  EXPECT_TRUE(eventually([&] { return status().buried == 1 && status().parked == 1; })) << status().last_error;
+  schema_.exec("UPDATE " + schema_.table("dead_letters") + " SET state = 'discarded' WHERE state = 'dead'");
+  EXPECT_TRUE(eventually([&] { return status().buried == 2; })) << status().last_error;
 }
 
 TEST_F(RelayOnPostgres, Rule6_AKeyHeldBehindADeadLetterGoesOnInOrderWhenThatIsResolved) {
