@@ -159,7 +159,8 @@ bool PostgresCursor::acquire() {
 }
 
 // Transaction ids mean nothing in another cluster: after dump and restore new rows may bear ids that the stored snapshots have
-// seen, and would never be read. The canary row of schema_version tells: its xmin is its txid unless the row was loaded anew.
+// seen, and would never be read. The canary rows of schema_version tell: their xmin is their txid unless they were loaded anew;
+// and not all have the same, so that no transaction that loads them can have the number of each.
 // (pg_upgrade and physical copies keep both, and the numbering.)
 void PostgresCursor::recover_from_restore() {
   const std::string changed = in_schema(
@@ -185,6 +186,11 @@ void PostgresCursor::recover_from_restore() {
                     " lease_until = '-infinity', updated_at = clock_timestamp()",
                     settings_.schema));
   run(tx, in_schema("UPDATE @schema@.schema_version SET txid = pg_current_xact_id()", settings_.schema));
+  const std::string last = in_schema(" WHERE version = (SELECT max(version) FROM @schema@.schema_version)", settings_.schema);
+  tx.exec("SAVEPOINT penstock_canary");
+  run(tx, in_schema("UPDATE @schema@.schema_version SET txid = txid", settings_.schema) + last);  // its xmin is another now
+  run(tx, in_schema("UPDATE @schema@.schema_version SET txid = xmin::text::xid8", settings_.schema) + last);
+  tx.exec("RELEASE SAVEPOINT penstock_canary");
   tx.commit();
   log(LogLevel::error, "the outbox '" + settings_.schema +
                            "' was restored into a database cluster with a transaction numbering of its own: every cursor "

@@ -58,7 +58,8 @@ void migrate(const std::string& url, const std::string& schema) {
   }
   tx.exec("SET LOCAL client_min_messages = warning");
   // `txid` is a canary for the numbering of transactions: it equals the row's xmin until the database is dumped and restored,
-  // or replicated logically, into a cluster that numbers its transactions by itself.
+  // or replicated logically, into a cluster that numbers its transactions by itself. Each row has a number of its own: when all
+  // are loaded by one transaction, it cannot have the numbers of all.
   tx.exec(
       in_schema("CREATE TABLE IF NOT EXISTS @schema@.schema_version ("
                 "  version integer PRIMARY KEY,"
@@ -69,7 +70,10 @@ void migrate(const std::string& url, const std::string& schema) {
   check_not_newer(version, schema);
   for (int next = version + 1; next <= postgres::last_migration(); ++next) {
     tx.exec(in_schema(postgres::migration(next), schema));
+    tx.exec("SAVEPOINT penstock_canary");
     run(tx, in_schema("INSERT INTO @schema@.schema_version(version) VALUES ($1)", schema), next);
+    run(tx, in_schema("UPDATE @schema@.schema_version SET txid = xmin::text::xid8 WHERE version = $1", schema), next);
+    tx.exec("RELEASE SAVEPOINT penstock_canary");
   }
   tx.commit();
 }
