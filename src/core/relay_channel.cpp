@@ -93,6 +93,7 @@ bool RelayChannel::own(std::stop_token stop) {
   }
   owner_ = true;
   next_look_ = now();
+  next_backlog_ = now();
   log(LogLevel::info, "relay of " + name_ + ": took the lease");
   next_read_ = now();
   poll_wait_ = 1ms;

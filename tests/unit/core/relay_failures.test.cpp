@@ -365,6 +365,18 @@ TEST_F(RelayFailures, StatusTellsTheBacklogAlsoWithoutTheLease) {
   EXPECT_FALSE(status().owner);
 }
 
+TEST_F(RelayFailures, StatusTellsTheBacklogAnewWhenTheLeaseIsTaken) {
+  log_.set_held_elsewhere(kCursor, true);
+  log_.append("e", "k");
+  start();
+  ASSERT_TRUE(eventually([&] { return status().backlog && status().backlog->events == 1; }));
+  log_.set_held_elsewhere(kCursor, false);
+  ASSERT_TRUE(all_stored(1));
+  const auto since = std::chrono::steady_clock::now();
+  EXPECT_TRUE(eventually([&] { return status().backlog->events == 0; }));
+  EXPECT_LT(std::chrono::steady_clock::now() - since, 5s);
+}
+
 TEST_F(RelayFailures, ABacklogBehindAnOutageIsMeasured) {
   publisher_->set(test::retryable);
   for (const auto& id : ids("e", 100)) {
