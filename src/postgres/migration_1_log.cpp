@@ -33,7 +33,8 @@ CREATE TABLE @schema@.outbox (
   tracestate     text,
   extensions     jsonb,          -- {"name": text | number | boolean | {"base64": text}}
   headers        jsonb,          -- [[name, text | null | {"base64": text}], …]
-  data           bytea
+  data           bytea,
+  wake           boolean         -- true: a relay sleeps and is to be notified; else NULL
 ) PARTITION BY LIST (segment);
 ALTER SEQUENCE @schema@.outbox_id_seq OWNED BY @schema@.outbox.id;
 ALTER SEQUENCE @schema@.outbox_segment OWNED BY @schema@.outbox.segment;
@@ -46,6 +47,27 @@ BEGIN
             toast.autovacuum_vacuum_insert_threshold = 50000, toast.autovacuum_vacuum_insert_scale_factor = 0,
             toast.autovacuum_freeze_min_age = 0)', segment);
     EXECUTE format('CREATE INDEX outbox_%1$s_txid ON @schema@.outbox_%1$s (txid, id)', segment);
+  END LOOP;
+END
+$$;
+
+-- A relay that sleeps is notified by the end of the transaction and not in it: one that has notified cannot be prepared for a
+-- commit in two phases. What is committed in its second phase is found without a notification.
+CREATE FUNCTION @schema@.wake_relays() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  ending text := pg_catalog.current_query();
+BEGIN
+  IF pg_catalog.left(ending, 100) || pg_catalog.right(ending, 400) !~* 'prepare\s+transaction' THEN
+    PERFORM pg_catalog.pg_notify('@wake@', '');
+  END IF;
+  RETURN NULL;
+END
+$$;
+DO $$
+BEGIN
+  FOR segment IN 0..2 LOOP
+    EXECUTE format('CREATE CONSTRAINT TRIGGER wake AFTER INSERT ON @schema@.outbox_%s DEFERRABLE INITIALLY DEFERRED
+      FOR EACH ROW WHEN (NEW.wake) EXECUTE FUNCTION @schema@.wake_relays()', segment);
   END LOOP;
 END
 $$;
@@ -205,19 +227,18 @@ $$;
 -- extensions, headers. Most events have none of them.
 CREATE PROCEDURE @schema@.append_row(event_id text, source text, type text, key text, content_type text, data bytea, more text[])
   LANGUAGE plpgsql AS $$
+DECLARE
+  asleep constant boolean := CASE WHEN pg_catalog.pg_sequence_last_value('@schema@.asleep_until'::pg_catalog.regclass)
+    > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000 THEN true END;
 BEGIN
   IF more IS NULL THEN
-    INSERT INTO @schema@.outbox(route, event_id, source, type, key, content_type, data)
-      VALUES (type, event_id, source, type, nullif(key, ''), nullif(content_type, ''), data);
+    INSERT INTO @schema@.outbox(route, event_id, source, type, key, content_type, data, wake)
+      VALUES (type, event_id, source, type, nullif(key, ''), nullif(content_type, ''), data, asleep);
   ELSE
     INSERT INTO @schema@.outbox(route, event_id, source, type, subject, key, content_type, data_schema, time, correlation_id,
-                                causation_id, traceparent, tracestate, extensions, headers, data)
+                                causation_id, traceparent, tracestate, extensions, headers, data, wake)
       VALUES (coalesce(more[1], type), event_id, source, type, more[2], nullif(key, ''), nullif(content_type, ''), more[3],
-              more[4], more[5], more[6], more[7], more[8], more[9]::pg_catalog.jsonb, more[10]::pg_catalog.jsonb, data);
-  END IF;
-  IF pg_catalog.pg_sequence_last_value('@schema@.asleep_until'::pg_catalog.regclass)
-      > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000 THEN
-    PERFORM pg_catalog.pg_notify('@wake@', '');
+              more[4], more[5], more[6], more[7], more[8], more[9]::pg_catalog.jsonb, more[10]::pg_catalog.jsonb, data, asleep);
   END IF;
 END
 $$;
@@ -234,18 +255,17 @@ $$;
 CREATE PROCEDURE @schema@.append_rows(route text[], event_id text[], source text[], type text[], subject text[], key text[],
     content_type text[], data_schema text[], event_time text[], correlation_id text[], causation_id text[], traceparent text[],
     tracestate text[], extensions jsonb[], headers jsonb[], data bytea[]) LANGUAGE plpgsql AS $$
+DECLARE
+  asleep constant boolean[] := CASE WHEN pg_catalog.pg_sequence_last_value('@schema@.asleep_until'::pg_catalog.regclass)
+    > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000 THEN ARRAY[true] END;  -- the first row is enough
 BEGIN
   INSERT INTO @schema@.outbox(route, event_id, source, type, subject, key, content_type, data_schema, time, correlation_id,
-                              causation_id, traceparent, tracestate, extensions, headers, data)
+                              causation_id, traceparent, tracestate, extensions, headers, data, wake)
     SELECT pg_catalog.unnest(route), pg_catalog.unnest(event_id), pg_catalog.unnest(source), pg_catalog.unnest(type),
            pg_catalog.unnest(subject), pg_catalog.unnest(key), pg_catalog.unnest(content_type), pg_catalog.unnest(data_schema),
            pg_catalog.unnest(event_time), pg_catalog.unnest(correlation_id), pg_catalog.unnest(causation_id),
            pg_catalog.unnest(traceparent), pg_catalog.unnest(tracestate), pg_catalog.unnest(extensions),
-           pg_catalog.unnest(headers), pg_catalog.unnest(data);
-  IF pg_catalog.pg_sequence_last_value('@schema@.asleep_until'::pg_catalog.regclass)
-      > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000 THEN
-    PERFORM pg_catalog.pg_notify('@wake@', '');
-  END IF;
+           pg_catalog.unnest(headers), pg_catalog.unnest(data), pg_catalog.unnest(asleep);
 END
 $$;
 
@@ -314,13 +334,11 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('@wake@.' || event_key, 0));
   END IF;
   INSERT INTO @schema@.outbox(route, event_id, source, type, subject, key, content_type, data_schema, time, correlation_id,
-                              causation_id, traceparent, data)
+                              causation_id, traceparent, data, wake)
     VALUES (event_type, new_id, event_source, event_type, nullif(append.subject, ''), nullif(event_key, ''), new_type,
             nullif(append.data_schema, ''), nullif(event_time, ''), nullif(append.correlation_id, ''),
-            nullif(append.causation_id, ''), nullif(append.traceparent, ''), event_data);
-  IF pg_sequence_last_value('@schema@.asleep_until'::regclass) > date_part('epoch', clock_timestamp()) * 1000 THEN
-    PERFORM pg_notify('@wake@', '');
-  END IF;
+            nullif(append.causation_id, ''), nullif(append.traceparent, ''), event_data, CASE WHEN
+            pg_sequence_last_value('@schema@.asleep_until'::regclass) > date_part('epoch', clock_timestamp()) * 1000 THEN true END);
   RETURN new_id;
 END
 $$;

@@ -440,6 +440,34 @@ TEST_F(OutboxTest, Rule12_NotifiesOnlyWhenARelayHasSaidThatItSleeps) {
   EXPECT_EQ(after_commit(), 0) << "it has lapsed";
 }
 
+TEST_F(OutboxTest, Rule12_ATransactionMayBePreparedWhileACursorSleeps) {
+  if (schema_.value("SELECT setting::int FROM pg_settings WHERE name = 'max_prepared_transactions'") == 0) {
+    return;  // then there are none
+  }
+  const auto cursor = acquired("a");
+  std::stop_source stop;
+  while (!read_all(*cursor).empty()) {
+  }
+  cursor->wait(0ms, stop.get_token());  // takes what hints there are
+  cursor->wait(1s, stop.get_token());
+  ASSERT_GT(schema_.value("SELECT last_value FROM " + schema_.table("asleep_until")), 0);
+  int next = 0;
+  const auto commit_in_two_phases = [&](const auto& append_by) {
+    const std::string name = schema_.name() + std::to_string(next++);
+    pqxx::nontransaction tx{connection_};
+    tx.exec("BEGIN");
+    append_by(tx);
+    EXPECT_NO_THROW(tx.exec("PREPARE TRANSACTION '" + name + "'"));
+    EXPECT_NO_THROW(tx.exec("COMMIT PREPARED '" + name + "'"));
+  };
+  commit_in_two_phases([&](auto& tx) { outbox_.append(tx, Event{.type = "t"}); });
+  commit_in_two_phases([&](auto& tx) { outbox_.append(tx, Event{.type = "t", .subject = "s"}); });
+  commit_in_two_phases([&](auto& tx) { outbox_.append(tx, std::vector<Event>{{.type = "t"}, {.type = "t"}}); });
+  commit_in_two_phases([&](auto& tx) { outbox_.append_locked(tx, Event{.type = "t", .key = "k"}); });
+  commit_in_two_phases([&](auto& tx) { tx.exec("SELECT " + schema_.table("append") + "('t', '{}', event_source => '/s')"); });
+  EXPECT_EQ(read_all(*cursor).size(), 6U);
+}
+
 TEST_F(OutboxTest, Rule12_ASleepingCursorIsWokenByACommitElsewhere) {
   const auto cursor = acquired("a");
   std::stop_source stop;
