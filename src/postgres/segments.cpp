@@ -149,7 +149,7 @@ bool Segments::truncate(pqxx::connection& connection, std::size_t segment, bool 
   bool patient = false;
   {
     const std::lock_guard lock{mutex_};
-    patient = refused_ % kPatientEvery == kPatientEvery - 1;
+    patient = refused_.at(segment) % kPatientEvery == kPatientEvery - 1;
   }
   try {
     pqxx::work tx{connection};
@@ -171,11 +171,11 @@ bool Segments::truncate(pqxx::connection& connection, std::size_t segment, bool 
       throw;
     }
     const std::lock_guard lock{mutex_};
-    ++refused_;
+    ++refused_.at(segment);
     return false;
   }
   const std::lock_guard lock{mutex_};
-  refused_ = 0;
+  refused_.at(segment) = 0;
   return true;
 }
 

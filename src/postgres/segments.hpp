@@ -78,7 +78,7 @@ class Segments {
   std::mutex mutex_;
   std::chrono::steady_clock::time_point next_{};                                      // under the mutex, like what follows
   std::array<std::optional<std::chrono::steady_clock::time_point>, kRing> closed_{};  // first seen to be
-  unsigned refused_ = 0;
+  std::array<unsigned, kRing> refused_{};                                             // since a lock was had last
   std::set<std::string> reported_;
 };
 

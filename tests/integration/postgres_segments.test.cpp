@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <utility>
@@ -322,6 +323,35 @@ TEST_F(SegmentsTest, Rule18_NothingQueuesBehindTheQuestionForTheLock) {
   open.commit();
   keeper.join();
   EXPECT_EQ(read(*cursor).size(), static_cast<std::size_t>(count) + 1);
+}
+
+TEST_F(SegmentsTest, Rule18_ASegmentThatIsAlwaysReadIsTruncatedThoughAnotherIsStillWrittenTo) {
+  auto cursor = acquired();
+  append();
+  use_segment(1);
+  pqxx::connection slow{postgres_url()};
+  pqxx::work open{slow};
+  append(open);
+  use_segment(2);
+  EXPECT_EQ(read(*cursor), (Ids{"1"}));
+  settle(cursor, 1);
+  // One of them is always reading, each for a moment.
+  std::vector<std::jthread> readers;
+  for (int i = 0; i < 4; ++i) {
+    readers.emplace_back([&](const std::stop_token& stop) {
+      pqxx::connection connection{postgres_url()};
+      while (!stop.stop_requested()) {
+        pqxx::work tx{connection};
+        tx.exec("SELECT count(*), pg_sleep(0.01) FROM " + schema_.table("outbox_0"));
+        tx.commit();
+      }
+    });
+  }
+  for (int i = 0; i < 200 && !empty(0); ++i) {
+    keep();
+  }
+  EXPECT_TRUE(empty(0));
+  EXPECT_FALSE(empty(1));
 }
 
 TEST_F(SegmentsTest, AKeeperKilledHalfWayLeavesTheSegmentAsItWas) {
