@@ -54,9 +54,11 @@ class PENSTOCK_EXPORT EventLog {
     /// Takes the lease, or finds another relay holding it (false). On success reading starts after the last checkpoint and
     /// sequences start again from 1.
     virtual bool acquire() = 0;
-    /// The next entries, each once, per key in the order they were committed in; empty when nothing more is committed now.
-    /// Holds no transaction or lock on return.
+    /// The next entries, each once, per key in the order they were committed in; empty when nothing more is committed now, or
+    /// when there was none for this cursor in what was looked at so far. Holds no transaction or lock on return.
     virtual std::vector<Entry> read(std::size_t max) = 0;
+    /// Which of both an empty `read` meant: false when it is to be called again at once.
+    [[nodiscard]] virtual bool at_end() const { return true; }
     /// Takes back events that are of no more use, so that `read` may fill them anew instead of making others.
     virtual void recycle(std::vector<Event>&& events) { static_cast<void>(events); }
     /// Everything up to and including `sequence` is settled. Cheap: it is written, under the token, at most a few times a

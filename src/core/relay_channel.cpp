@@ -156,7 +156,11 @@ bool RelayChannel::read_more() {
     cursor_->recycle(std::exchange(spent_, {}));
   }
   auto entries = cursor_->read(most);
-  drained_log_ = entries.empty();
+  drained_log_ = entries.empty() && cursor_->at_end();
+  if (entries.empty() && !drained_log_) {
+    next_read_ = now();
+    return true;
+  }
   if (entries.empty()) {
     // While something is on its way the wait is for the broker, and hints are not heard.
     next_read_ = now() + (batches_.empty() ? poll_wait_ : std::min(poll_wait_, kLongestDeafness));

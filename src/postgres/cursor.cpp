@@ -27,6 +27,8 @@ constexpr auto kSleepFrom = 16ms;            // shorter waits are polling
 constexpr auto kOwnPace = 400ms;             // who reads less often than that lets the watch look
 constexpr auto kRestFrom = 3'000ms;          // shorter leases would end between two looks
 constexpr auto kLongestSleep = 60s;
+constexpr auto kLongestRead = 100ms;  // that finds nothing …
+constexpr unsigned kFewSteps = 6;     // … unless it has hardly begun
 
 std::string owner_name() {
   std::array<char, 256> host{};
@@ -201,6 +203,9 @@ void PostgresCursor::recover_from_restore() {
 std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
   return guarded("read", [&] {
     require_lease();
+    const auto called = Steady::now();
+    unsigned in_vain = 0;
+    at_end_ = false;
     std::vector<EventLog::Entry> entries;
     if (parked_.due(resting_ ? std::optional{settings_.watch->any_behind()} : std::nullopt)) {
       pqxx::nontransaction tx{idle_connection()};
@@ -212,8 +217,13 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
     while (entries.empty() && max > 0) {
       if (handed_out_ == chunk_.rows.size()) {
         if (nothing_new()) {
+          at_end_ = true;
           break;
         }
+        if (in_vain >= kFewSteps && Steady::now() - called >= kLongestRead) {
+          break;  // a great many events for others: whoever reads has other things to do, too
+        }
+        ++in_vain;
         rise();
         const auto began = Steady::now();
         if (began - written_ >= settings_.lease / 2) {
@@ -226,6 +236,7 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
         empty_at_.reset();
         if (found == WindowReader::Step::end) {
           empty_at_ = began;
+          at_end_ = true;
           break;
         }
         read_ahead();

@@ -51,6 +51,7 @@ class PostgresCursor final : public EventLog::Cursor {
 
   bool acquire() override;
   std::vector<EventLog::Entry> read(std::size_t max) override;
+  [[nodiscard]] bool at_end() const override { return at_end_; }
   void recycle(std::vector<Event>&& events) override { recycled_ = std::move(events); }
   void checkpoint(std::uint64_t sequence) override;
   void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) override;
@@ -89,6 +90,7 @@ class PostgresCursor final : public EventLog::Cursor {
   WindowReader reader_;
   WindowReader::Taken chunk_{};  // what was read last, and …
   std::size_t handed_out_ = 0;   // … how much of it was handed out
+  bool at_end_ = false;          // the last read found nothing because there was nothing
   std::vector<Event> recycled_{};
   std::future<WindowReader::Step> ahead_{};  // while it is not ready, reader and connection are its own
   DeliveryTracker tracker_{};

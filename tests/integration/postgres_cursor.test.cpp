@@ -15,6 +15,7 @@
 
 #include "penstock/envelope.hpp"
 #include "penstock/outbox.hpp"
+#include "postgres/cursor.hpp"
 #include "postgres/text_codec.hpp"
 #include "postgres/window_reader.hpp"
 #include "support/postgres.hpp"
@@ -394,6 +395,26 @@ TEST_F(CursorTest, AHugeTransactionIsStreamedInOrder) {
     }
   }
   EXPECT_EQ(next, kEvents);
+}
+
+TEST_F(CursorTest, AReadThatPassesOverTheEventsOfOthersReturnsInBetween) {
+  for (int i = 0; i < 10; ++i) {
+    append(1'000);
+  }
+  schema_.exec("SELECT " + schema_.table("append") + "('mine', '{}', event_id => 'last', event_source => '/s')");
+  postgres::PostgresCursor cursor{
+      {.url = postgres_url(), .schema = schema_.name(), .limits = {.small_window = 10, .chunk = 10, .measured = 10}},
+      "memory:mine",
+      {"mine"}};
+  ASSERT_TRUE(cursor.acquire());
+  auto entries = cursor.read(10);
+  EXPECT_TRUE(entries.empty() && !cursor.at_end()) << "a thousand statements in one call";
+  while (entries.empty() && !cursor.at_end()) {
+    entries = cursor.read(10);
+  }
+  ASSERT_EQ(entries.size(), 1U);
+  EXPECT_EQ(entries.front().event.id, "last");
+  EXPECT_TRUE(cursor.read(10).empty() && cursor.at_end());
 }
 
 TEST_F(CursorTest, ACursorThatWasAwayBeginsAtItsFloorAndNotAtTheBeginningOfTheLog) {

@@ -290,6 +290,22 @@ TEST_F(RelayTest, WaitsForALeaseThatAnotherRelayHolds) {
   EXPECT_TRUE(all_stored(1));
 }
 
+TEST_F(RelayTest, AReadThatFoundNothingSoFarIsGoneOnWithAtOnceAndIsNoEndOfTheBacklog) {
+  options_.idle_wait = 10s;
+  log_.append("e", "k");
+  log_.set_in_vain(1'000'000'000);
+  start();
+  ASSERT_TRUE(eventually([&] { return status().backlog.has_value(); }));
+  std::this_thread::sleep_for(1'100ms);  // it has been asked for again
+  EXPECT_EQ(status().backlog->events, 1U);
+  log_.set_in_vain(1'000);
+  const auto since = std::chrono::steady_clock::now();
+  ASSERT_TRUE(all_stored(1));
+  EXPECT_LT(std::chrono::steady_clock::now() - since, 5s);
+  log_.set_in_vain(1'000'000'000);
+  EXPECT_TRUE(stop());
+}
+
 TEST_F(RelayTest, ALogThatIsAwayIsAskedAgain) {
   log_.set_away(true);
   log_.append("e", "k");

@@ -66,6 +66,11 @@ class ScriptedLog final : public EventLog {
     ++places_[cursor].token;
     places_[cursor].held = held;
   }
+  /// So many reads find only what is for others.
+  void set_in_vain(std::size_t reads) {
+    const std::lock_guard lock{mutex_};
+    in_vain_ = reads;
+  }
   void set_away(bool away) {
     const std::lock_guard lock{mutex_};
     away_ = away;
@@ -112,6 +117,11 @@ class ScriptedLog final : public EventLog {
       const std::lock_guard lock{log_.mutex_};
       place();
       std::vector<Entry> entries;
+      at_end_ = log_.in_vain_ == 0;
+      if (!at_end_) {
+        --log_.in_vain_;
+        return entries;
+      }
       for (; next_ < log_.events_.size() && entries.size() < max; ++next_) {
         const Event& event = log_.events_[next_];
         if (route_covered(patterns_, event.type)) {
@@ -121,6 +131,7 @@ class ScriptedLog final : public EventLog {
       }
       return entries;
     }
+    bool at_end() const override { return at_end_; }
     void checkpoint(std::uint64_t sequence) override {
       const std::lock_guard lock{log_.mutex_};
       place().settled = ends_.at(sequence);
@@ -189,6 +200,7 @@ class ScriptedLog final : public EventLog {
     std::string name_;
     std::vector<std::string> patterns_;
     std::uint64_t token_ = 0;
+    bool at_end_ = true;
     std::size_t next_ = 0;
     std::vector<std::size_t> ends_{0};
   };
@@ -200,6 +212,7 @@ class ScriptedLog final : public EventLog {
   std::vector<Burial> burials_;
   std::vector<std::string> parked_;
   std::size_t calls_ = 0;
+  std::size_t in_vain_ = 0;
   bool away_ = false;
 };
 
