@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <exception>
+#include <stdexcept>
 #include <stop_token>
 #include <system_error>
 #include <utility>
@@ -169,6 +170,10 @@ void PostgresCursor::recover_from_restore() {
       "SELECT FROM @schema@.schema_version WHERE xmin::text::numeric <> txid::text::numeric % 4294967296", settings_.schema);
   {
     pqxx::nontransaction tx{idle_connection()};
+    if (run(tx, in_schema("SELECT FROM @schema@.schema_version LIMIT 1", settings_.schema)).empty()) {
+      // A dump has its rows in the order of the tables' names: the places in the log come before, and mean nothing yet.
+      throw std::runtime_error("schema_version is empty, as while a dump is being loaded");
+    }
     if (run(tx, changed).empty()) {
       return;
     }

@@ -357,6 +357,19 @@ TEST_F(CursorTest, Rule2_AfterARestoreIntoAnotherClusterNothingIsSkipped) {
   EXPECT_EQ(logger_->errors().size(), 1U);
 }
 
+TEST_F(CursorTest, Rule2_WhileADumpIsBeingLoadedNothingIsTakenForItsPlace) {
+  append(1);
+  const auto versions = schema_.value<std::string>("SELECT array_agg(version)::text FROM " + schema_.table("schema_version"));
+  schema_.exec("DELETE FROM " + schema_.table("schema_version"));
+  auto cursor = outbox_.cursor("memory:orders", {"*"});
+  EXPECT_THROW(cursor->acquire(), LogUnavailable);
+  EXPECT_EQ(schema_.value("SELECT count(*) FROM " + cursors_), 0) << "nothing that the dump will bring is made";
+  schema_.exec("INSERT INTO " + schema_.table("schema_version") + "(version, txid) SELECT unnest('" + versions +
+               "'::int[]), '9000000000'");
+  ASSERT_TRUE(cursor->acquire());
+  EXPECT_EQ(read_all(*cursor), numbers(1, 1));
+}
+
 TEST_F(CursorTest, Rule8_NoTransactionAndNoLockIsHeldBetweenCalls) {
   append(500);
   const auto cursor = acquired(outbox_);
