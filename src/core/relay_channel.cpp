@@ -190,6 +190,7 @@ void RelayChannel::look_around() {
   if ((!holds && !look_) || now() < next_look_) {
     return;
   }
+  const TimePoint began = now();
   if (look_) {
     look_(*cursor_);
   }
@@ -198,7 +199,8 @@ void RelayChannel::look_around() {
     held_ = {keys.begin(), keys.end()};
     held_known_ = true;
   }
-  next_look_ = now() + (look_ ? 10 * kLook : kLook);
+  // Where a great many events wait behind dead letters a look is expensive, and taken less often.
+  next_look_ = now() + std::max<Clock::Duration>(look_ ? 10 * kLook : kLook, (now() - began) * 20);
 }
 
 bool RelayChannel::submit() {

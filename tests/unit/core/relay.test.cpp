@@ -306,6 +306,16 @@ TEST_F(RelayTest, AReadThatFoundNothingSoFarIsGoneOnWithAtOnceAndIsNoEndOfTheBac
   EXPECT_TRUE(stop());
 }
 
+TEST_F(RelayTest, TheKeysThatAreHeldAreLookedAtTheLessOftenTheMoreThatTakes) {
+  options_.after_dead_letter = AfterDeadLetter::hold;
+  log_.set_held_keys({"k"}, 200ms);
+  start();
+  std::this_thread::sleep_for(3'900ms);
+  EXPECT_EQ(log_.key_looks(), 1U);
+  log_.append("e", "other");
+  EXPECT_TRUE(all_stored(1));
+}
+
 TEST_F(RelayTest, ALogThatIsAwayIsAskedAgain) {
   log_.set_away(true);
   log_.append("e", "k");

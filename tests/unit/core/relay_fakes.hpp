@@ -13,6 +13,7 @@
 #include <set>
 #include <stop_token>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -65,6 +66,15 @@ class ScriptedLog final : public EventLog {
     const std::lock_guard lock{mutex_};
     ++places_[cursor].token;
     places_[cursor].held = held;
+  }
+  void set_held_keys(std::vector<std::string> keys, std::chrono::milliseconds look_takes) {
+    const std::lock_guard lock{mutex_};
+    held_keys_ = std::move(keys);
+    key_look_takes_ = look_takes;
+  }
+  std::size_t key_looks() {
+    const std::lock_guard lock{mutex_};
+    return key_looks_;
   }
   /// So many reads find only what is for others.
   void set_in_vain(std::size_t reads) {
@@ -149,9 +159,13 @@ class ScriptedLog final : public EventLog {
       }
     }
     std::vector<std::string> held_keys() override {
-      const std::lock_guard lock{log_.mutex_};
+      std::unique_lock lock{log_.mutex_};
       place();
-      return {};
+      ++log_.key_looks_;
+      lock.unlock();
+      std::this_thread::sleep_for(log_.key_look_takes_);
+      lock.lock();
+      return log_.held_keys_;
     }
     std::vector<std::string> siblings() override {
       const std::lock_guard lock{log_.mutex_};
@@ -213,6 +227,9 @@ class ScriptedLog final : public EventLog {
   std::vector<std::string> parked_;
   std::size_t calls_ = 0;
   std::size_t in_vain_ = 0;
+  std::vector<std::string> held_keys_;
+  std::chrono::milliseconds key_look_takes_{0};
+  std::size_t key_looks_ = 0;
   bool away_ = false;
 };
 
