@@ -72,7 +72,8 @@ class PENSTOCK_EXPORT EventLog {
     /// Records events, durably, before returning, as waiting behind a dead letter of their key; they then count as settled.
     /// `read` gives them out again, in their order, when every dead letter of their key was replayed or discarded.
     virtual void park(std::span<const Entry> entries, const std::string& channel) = 0;
-    /// The keys of this cursor with a dead letter that was neither replayed nor discarded, or with events that are parked.
+    /// The keys of this cursor with a dead letter that was neither replayed nor discarded, or with events that are parked and
+    /// were not given out again.
     virtual std::vector<std::string> held_keys() = 0;
     /// The names of all cursors this log has had.
     virtual std::vector<std::string> siblings() = 0;

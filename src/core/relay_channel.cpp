@@ -169,6 +169,7 @@ bool RelayChannel::read_more() {
   }
   known_empty_ = false;
   const std::size_t before = pending_.bytes();
+  const bool returned = entries.front().returned;
   for (auto& entry : entries) {
     const std::uint64_t sequence = entry.sequence;
     const bool waits = !held_.empty() && !entry.returned && held_.count(entry.event.key) != 0;
@@ -179,6 +180,9 @@ bool RelayChannel::read_more() {
     }
   }
   event_bytes_ = (pending_.bytes() - before) / entries.size();
+  if (returned && entries.size() < most) {
+    next_look_ = now();  // before more is read: what comes now may wait behind them here and need not be parked
+  }
   park_followers();
   next_read_ = now();
   poll_wait_ = 1ms;

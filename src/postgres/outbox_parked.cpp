@@ -31,12 +31,16 @@ void ParkedEvents::reset() {
   next_look_ = {};
 }
 
+std::string ParkedEvents::rows_out() const {
+  std::string rows = "{";
+  for (const auto& [sequence, row] : out_) {
+    rows += (rows.size() > 1 ? "," : "") + std::to_string(row);
+  }
+  return rows + "}";
+}
+
 std::vector<ParkedEvents::Free> ParkedEvents::free(pqxx::transaction_base& tx, std::size_t max) {
   const auto start = Steady::now();
-  std::string out = "{";
-  for (const auto& [sequence, row] : out_) {
-    out += (out.size() > 1 ? "," : "") + std::to_string(row);
-  }
   // `some` also when none is free.
   const auto rows =
       run(tx,
@@ -51,7 +55,7 @@ std::vector<ParkedEvents::Free> ParkedEvents::free(pqxx::transaction_base& tx, s
                     "   AND id <> ALL ($3::bigint[])"
                     "  ORDER BY id LIMIT $4::bigint)",
                     schema_),
-          cursor_, channel_, out + "}", static_cast<std::int64_t>(max));
+          cursor_, channel_, rows_out(), static_cast<std::int64_t>(max));
   any_ = !rows.empty();
   std::vector<Free> free;
   for (const auto& row : rows) {
@@ -126,9 +130,9 @@ std::vector<std::string> ParkedEvents::held_keys(pqxx::transaction_base& tx) con
   const auto rows = run(tx,
                         in_schema("SELECT DISTINCT key FROM @schema@.dead_letters WHERE channel = $2"
                                   " AND state IN ('dead', 'behind') AND side = 'outbox' AND consumer_group = $1"
-                                  " AND key IS NOT NULL",
+                                  " AND key IS NOT NULL AND id <> ALL ($3::bigint[])",
                                   schema_),
-                        cursor_, channel_);
+                        cursor_, channel_, rows_out());
   std::vector<std::string> keys;
   for (const auto& row : rows) {
     keys.push_back(text_of(row[0]));

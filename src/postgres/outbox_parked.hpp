@@ -53,10 +53,13 @@ class ParkedEvents {
   void erase_settled(pqxx::transaction_base& tx, std::uint64_t sequence);
   void forget_settled(std::uint64_t sequence) { out_.erase(out_.begin(), out_.upper_bound(sequence)); }
 
+  /// Of what is handed out none: its successors wait behind it where it is now.
   std::vector<std::string> held_keys(pqxx::transaction_base& tx) const;
 
  private:
   using Steady = std::chrono::steady_clock;
+
+  [[nodiscard]] std::string rows_out() const;
 
   std::string schema_;
   std::string cursor_;

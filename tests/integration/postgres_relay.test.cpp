@@ -265,6 +265,39 @@ TEST_F(RelayOnPostgres, Rule6_AKeyHeldBehindADeadLetterGoesOnInOrderWhenThatIsRe
   EXPECT_EQ(dead("behind"), 0);
 }
 
+TEST_F(RelayOnPostgres, Rule6_AKeyThatIsFreeAgainIsHeldNoLongerThoughItsEventsNeverPause) {
+  ::penstock::testing::MemoryBroker small{{.seed = 1, .largest_message = 100}};
+  small.declare("orders", 1);
+  int appended = 0;
+  const auto append_one = [&](std::size_t size) {
+    pqxx::work tx{connection_};
+    outbox_.append(tx, Event{.id = std::to_string(appended++), .type = "t", .key = "k", .data = std::string(size, 'x')});
+    tx.commit();
+  };
+  append_one(200);
+  append_one(10);
+  Relay relay{outbox_,
+              {{"*", small.channel("orders")}},
+              {.idle_wait = 50ms, .retry = RetryPolicy::fixed(5ms), .after_dead_letter = AfterDeadLetter::hold}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  const auto status = [&] { return relay.status().channels.at(0); };
+  ASSERT_TRUE(eventually([&] { return status().parked == 1; }));
+  schema_.exec("UPDATE " + schema_.table("dead_letters") + " SET state = 'discarded' WHERE state = 'dead'");
+  EXPECT_TRUE(eventually([&] {
+    append_one(10);
+    std::this_thread::sleep_for(20ms);
+    return status().held_keys == 0;
+  }));
+  for (int i = 0; i < 20; ++i) {
+    append_one(10);
+  }
+  ASSERT_TRUE(eventually([&] { return small.published("orders").size() == static_cast<std::size_t>(appended - 1); }));
+  int next = 1;
+  for (const Event& event : small.published("orders")) {
+    EXPECT_EQ(event.id, std::to_string(next++));
+  }
+}
+
 TEST_F(RelayOnPostgres, AnEventWithoutARouteIsADeadLetterUnlessAnotherRelayMayCarryIt) {
   const auto append_type = [&](const std::string& id, const std::string& type) {
     pqxx::work tx{connection_};
