@@ -76,7 +76,8 @@ struct RelayStatus {
     bool away = false;      ///< the broker does not answer or takes nothing: it is tried now and then
     std::string last_error{};
     std::optional<Clock::TimePoint> last_error_at{};
-    /// What is still to be settled, at most a few seconds old; empty until it was first asked for.
+    /// What is still to be settled, at most a few seconds old, and twenty where another relay has the lease; empty until it was
+    /// first asked for.
     std::optional<EventLog::Backlog> backlog{};
   };
   std::vector<PerChannel> channels{};
@@ -90,7 +91,8 @@ struct RelayStatus {
 /// Each channel has a cursor and a thread of its own, so a broker that is away holds up only its own. An event that fails
 /// fences its key: later events of that key wait, other keys flow. The checkpoint never passes an event that is not settled, so
 /// a crash at any moment means repeats with the same id, never a gap. Relays in several processes share the work by cursors and
-/// take over from each other when a lease ends. No database transaction is open while a broker is waited for.
+/// take over from each other when a lease ends. All that name a channel give it the same routes: who has its cursor passes over
+/// what its own routes do not match. No database transaction is open while a broker is waited for.
 ///
 /// A rejected event is tried again with its key behind it, then recorded as a dead letter; then its key goes on or waits, by
 /// `after_dead_letter`. When the channel rejects so much that it must be the channel (`systemic`), nothing more is
