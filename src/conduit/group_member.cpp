@@ -27,6 +27,9 @@ constexpr auto kSeekWait = 2s;
 constexpr auto kDestructorLeave = 1s;
 constexpr auto kEndsByItself = 20ms;  ///< usually librdkafka needs about one
 constexpr auto kCloseSlice = 5ms;
+constexpr std::size_t kMuch = std::size_t{4} << 20U;  ///< bytes
+constexpr std::size_t kHurried = 3;                   ///< partitions at a time, whose brokers may be several
+constexpr int kHurryMs = 50;
 constexpr auto kEndsWithin = 2s;  ///< a client that is closed; usually milliseconds
 // From 2.5 on librdkafka aborts the process when a consumer is destroyed while partitions are being handed over (its assertion
 // in rd_kafka_cgrp_terminated), so it is given this long to finish, also past a shorter deadline. Usually it takes
@@ -148,12 +151,33 @@ int GroupMember::on_certificate(rd_kafka_t* client, const char* broker, std::int
 // --- polling ----------------------------------------------------------------------------------------------------------------
 
 RdMessage GroupMember::poll(SteadyClock::duration wait) {
-  RdMessage message{rd_kafka_consumer_poll(client_.get(), timeout_ms(wait))};
+  RdMessage message{rd_kafka_consumer_poll(client_.get(), 0)};
+  if (!message && wait > 0s) {
+    if (since_hurried_ >= kMuch) hurry_fetching();
+    message.reset(rd_kafka_consumer_poll(client_.get(), timeout_ms(wait)));
+  }
+  if (message) since_hurried_ += message->len;
   if (message && message->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
     handle_error(*message);
     message.reset();
   }
   return message;
+}
+
+// Nothing else wakes the thread of a broker that has stopped fetching, as its queue was full, than a request to that broker.
+void GroupMember::hurry_fetching() {
+  since_hurried_ = 0;
+  if (refetches_at_once()) return;
+  rd_kafka_topic_partition_list_t* found = nullptr;
+  if (rd_kafka_assignment(client_.get(), &found) != RD_KAFKA_RESP_ERR_NO_ERROR || found == nullptr) return;
+  const PartitionList assigned{found};
+  const auto count = static_cast<std::size_t>(assigned->cnt);
+  for (std::size_t i = 0; i < std::min(count, kHurried); ++i) {
+    const auto& next = assigned->elems[hurried_++ % count];
+    std::int64_t low = 0;
+    std::int64_t high = 0;
+    static_cast<void>(rd_kafka_query_watermark_offsets(client_.get(), next.topic, next.partition, &low, &high, kHurryMs));
+  }
 }
 
 void GroupMember::serve() {

@@ -72,6 +72,8 @@ class GroupMember {
   void committed(const Committed& result);
   void commit_and_wait(const Assignment::Positions& positions, TimePoint deadline);
   void handle_error(const rd_kafka_message_t& message);
+  /// Makes the client look whether it may fetch again, when it has brought much and has nothing left.
+  void hurry_fetching();
   bool close(TimePoint deadline);
   PartitionList list(const std::vector<std::int32_t>& partitions) const;
   PartitionList list(const Assignment::Positions& positions) const;
@@ -87,6 +89,8 @@ class GroupMember {
   bool leaving_ = false;
   TimePoint leave_by_ = TimePoint::max();  ///< when commits must be done
   bool dead_ = false;
+  std::size_t since_hurried_ = 0;  ///< bytes
+  std::size_t hurried_ = 0;        ///< partitions, over and over
   std::vector<Rebalance> rebalances_;
   std::vector<Committed> commits_;
   Client client_;

@@ -148,11 +148,20 @@ Conf producer_conf(const ConduitOptions& options) {
   return conf;
 }
 
+bool refetches_at_once() {
+  static const bool known = [] {
+    const Conf conf{rd_kafka_conf_new()};
+    return rd_kafka_conf_set(conf.get(), "fetch.queue.backoff.ms", "20", nullptr, 0) == RD_KAFKA_CONF_OK;
+  }();
+  return known;
+}
+
 Conf consumer_conf(const ConduitOptions& options, const ConduitSourceOptions& source, const std::string& group) {
   Conf conf = base_conf(options);
   set(conf.get(), "auto.offset.reset", source.start == ConduitSourceOptions::Start::earliest ? "earliest" : "latest");
   if (source.until_end) set(conf.get(), "enable.partition.eof", "true");
   set(conf.get(), "queued.max.messages.kbytes", "16384");
+  if (refetches_at_once()) set(conf.get(), "fetch.queue.backoff.ms", "20");
   set(conf.get(), "topic.metadata.refresh.interval.ms", "10000");  // how soon new partitions are seen
   overlay(conf.get(), options);
   overlay(conf.get(), source.properties);

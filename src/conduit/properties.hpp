@@ -17,6 +17,10 @@ Conf consumer_conf(const ConduitOptions& options, const ConduitSourceOptions& so
 std::string property_text(const rd_kafka_conf_t* conf, const char* name);
 long long property_number(const rd_kafka_conf_t* conf, const char* name);
 
+/// Whether librdkafka takes up fetching at once when there is room again for what it fetches ahead. Before 2.2 it looks once a
+/// second only.
+bool refetches_at_once();
+
 /// Makes the client; std::invalid_argument when the settings do not go together.
 Client make_client(rd_kafka_type_t type, Conf conf);
 

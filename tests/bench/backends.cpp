@@ -9,6 +9,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -114,6 +115,11 @@ Samples consume(const Config& config, const Backend& backend, std::size_t count,
     const auto source = backend.source(config, destination.name());
     source->open(group, nullptr);
     seconds = read_all(*source, count);
+  }
+  // A broker takes acknowledgements as they come, and works them off after that.
+  const Stopwatch patience;
+  while (broker->unsettled(destination.name(), group) != 0 && patience.seconds() < 10) {
+    std::this_thread::sleep_for(std::chrono::milliseconds{10});
   }
   check_count("unacknowledged at " + backend.name, 0, broker->unsettled(destination.name(), group));
   return rate(count, seconds);

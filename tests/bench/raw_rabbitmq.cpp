@@ -10,6 +10,7 @@
 #include <sys/time.h>
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -216,7 +217,12 @@ class Rabbit final : public RawBroker {
       amqp_destroy_envelope(&envelope);
       if (status != AMQP_STATUS_OK) throw std::runtime_error{std::string{"rabbitmq: ack: "} + amqp_error_string2(status)};
     }
-    return watch->seconds();
+    const double seconds = watch->seconds();
+    // A channel that is closed while its queue works off acknowledgements loses the last of them.
+    for (const Stopwatch patience; stored(name) != 0 && patience.seconds() < 10;) {
+      std::this_thread::sleep_for(std::chrono::milliseconds{10});
+    }
+    return seconds;
   }
 
   std::size_t unsettled(const std::string& name, const std::string& /*group*/) override { return stored(name); }
