@@ -238,7 +238,7 @@ void Session::run(const std::stop_token& stop) {
     }
     ear_->wait(rest, stop);
   }
-  disconnect("the publisher ended before the server answered");
+  disconnect("the publisher ended before the server answered", LogLevel::debug);
 }
 
 void Session::connect() {
@@ -278,7 +278,7 @@ void Session::connect() {
   changed_.notify_all();
 }
 
-void Session::disconnect(const std::string& why) {
+void Session::disconnect(const std::string& why, LogLevel level) {
   std::shared_ptr<Link> gone;
   {
     const std::lock_guard lock{mutex_};
@@ -291,7 +291,7 @@ void Session::disconnect(const std::string& why) {
   ledger().wake();
   gone->connection->close();  // others may hold it a little longer, and nothing of it may go out beside a new one
   next_attempt_ = SteadyClock::now();
-  speech_->say_rarely(LogLevel::warn, "lost", why + " (" + servers_.label + ")");
+  speech_->say_rarely(level, "lost", why + " (" + servers_.label + ")");
 }
 
 void Session::answer_unrouted() {

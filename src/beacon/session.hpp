@@ -54,7 +54,7 @@ class Session {
   void send(const std::stop_token& stop);
   void send(Ledger::Letter& letter);
   void connect();
-  void disconnect(const std::string& why);
+  void disconnect(const std::string& why, LogLevel level = LogLevel::warn);
   void answer_unrouted();
   Outcome why_unrouted(const Link& link, const Window& window) const;
   /// The connection, waiting for an attempt that is under way; null when there is none.
