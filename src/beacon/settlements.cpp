@@ -85,7 +85,7 @@ void Settlements::say(const std::string& subject, const std::string& words) {
   static_cast<void>(send(subject, words));
 }
 
-void Settlements::use(std::shared_ptr<Connection> connection) {
+void Settlements::use(const std::shared_ptr<Connection>& connection) {
   std::vector<std::pair<std::string, std::string>> unsent;
   std::uint64_t generation = 0;
   {

@@ -29,7 +29,7 @@ class Settlements {
   /// Sends words about a delivery without a receipt.
   void say(const std::string& subject, const std::string& words);
   /// The connection to send on from now on, or none.
-  void use(std::shared_ptr<Connection> connection);
+  void use(const std::shared_ptr<Connection>& connection);
   /// Asks for the redelivery of everything that is not settled; it comes again in the order asked for, the old one.
   void give_back();
   /// Forgets everything.
