@@ -35,6 +35,21 @@ class PENSTOCK_EXPORT EventLog {
     std::uint64_t sequence = 0;  ///< counts the entries of one ownership of one cursor, from 1, without gaps
     Event event{};
     bool returned = false;  ///< was parked, and nothing holds its key any more
+    int failures = 0;       ///< how often it had failed when it was parked; 0: it only waited
+  };
+
+  /// An entry that is to be parked.
+  struct Parking {
+    const Entry* entry = nullptr;
+    int failures = 0;                    ///< 0: it waits behind an earlier one of its key; else it is to be tried again …
+    std::chrono::milliseconds delay{0};  ///< … not before that, by the log's clock
+    std::string error{};                 ///< of the last failure
+  };
+
+  /// A key whose events wait in the log's keeping.
+  struct HeldKey {
+    std::string key{};
+    bool failing = false;  ///< behind one that is to be tried again, and no dead letter
   };
 
   /// What a cursor has still to settle.
@@ -64,17 +79,18 @@ class PENSTOCK_EXPORT EventLog {
     /// Everything up to and including `sequence` is settled. Cheap: it is written, under the token, at most a few times a
     /// second and on `release`. Also renews the lease, so it is to be called at least once a second, also when nothing moved.
     virtual void checkpoint(std::uint64_t sequence) = 0;
-    /// Records an event that will never be published as a dead letter of the log's side, durably, before returning.
-    virtual void bury(const Entry& entry, const std::string& channel, const std::string& error, int attempts) = 0;
+    /// Records an event that will never be published as a dead letter of the log's side, durably, before returning. If it
+    /// `holds` its key, what is parked of the key waits until the dead letter was replayed or discarded.
+    virtual void bury(const Entry& entry, const std::string& channel, const std::string& error, int attempts, bool holds) = 0;
     /// What is left to settle, by this owner's last `checkpoint`; without the lease, by what is stored. Costs the same whatever
     /// the backlog: a few statements' time, so ask about once a second.
     virtual Backlog backlog() = 0;
-    /// Records events, durably, before returning, as waiting behind a dead letter of their key; they then count as settled.
-    /// `read` gives them out again, in their order, when every dead letter of their key was replayed or discarded.
-    virtual void park(std::span<const Entry> entries, const std::string& channel) = 0;
-    /// The keys of this cursor with a dead letter that was neither replayed nor discarded, or with events that are parked and
-    /// were not given out again.
-    virtual std::vector<std::string> held_keys() = 0;
+    /// Records events, durably, before returning, as waiting: they then count as settled. `read` gives them out again, in their
+    /// order, when no dead letter holds their key, and one that has failed when its time has come; what is parked behind such a
+    /// one waits until that is settled.
+    virtual void park(std::span<const Parking> entries, const std::string& channel) = 0;
+    /// The keys of this cursor that a dead letter holds, or with events that are parked and were not given out again.
+    virtual std::vector<HeldKey> held_keys() = 0;
     /// The names of all cursors this log has had.
     virtual std::vector<std::string> siblings() = 0;
     /// Waits for a sign that something was committed, or for `most`. A hint only: it may be lost or be for nothing.

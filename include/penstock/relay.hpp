@@ -27,7 +27,7 @@ struct Route {
 };
 
 /// What becomes of a key when an event of it was rejected for good and is a dead letter. An outbox holds a key while a row of
-/// it in `dead_letters`, of that cursor, is in state 'dead', and keeps what waits beside it in state 'behind'.
+/// it in `dead_letters`, of that cursor, is in state 'dead' and `holds`, and keeps what waits beside it in state 'behind'.
 enum class AfterDeadLetter : std::uint8_t {
   next,  ///< its later events go on
   hold   ///< its later events wait, parked beside the dead letter, until it is replayed or discarded; also after a restart
@@ -66,12 +66,12 @@ struct RelayStatus {
     bool owner = false;           ///< this relay holds the lease of the channel's cursor
     std::uint64_t published = 0;  ///< confirmed since construction
     std::uint64_t buried = 0;     ///< rejected for good and recorded as dead letters
-    std::uint64_t parked = 0;     ///< recorded as waiting behind a dead letter of their key
+    std::uint64_t parked = 0;     ///< recorded as waiting: behind an earlier one of their key, or to be tried again
     double rate = 0;              ///< confirmed per second, over the last ten
     std::size_t in_flight = 0;    ///< read and not settled
     std::size_t in_flight_bytes = 0;
-    std::size_t fenced_keys = 0;  ///< keys that wait behind a failed event
-    std::size_t held_keys = 0;    ///< keys that wait behind a dead letter
+    std::size_t fenced_keys = 0;  ///< keys that wait behind a failed event that is tried again
+    std::size_t held_keys = 0;    ///< keys that wait behind a dead letter, or for what waited behind one to go out
     bool systemic = false;  ///< the channel rejects what it is sent: nothing is dead-lettered, and it is tried now and then
     bool away = false;      ///< the broker does not answer or takes nothing: it is tried now and then
     std::string last_error{};
@@ -89,8 +89,10 @@ struct RelayStatus {
 /// Carries committed events from a log to their channels: nothing is lost, and the events of one key arrive in their order.
 ///
 /// Each channel has a cursor and a thread of its own, so a broker that is away holds up only its own. An event that fails
-/// fences its key: later events of that key wait, other keys flow. The checkpoint never passes an event that is not settled, so
-/// a crash at any moment means repeats with the same id, never a gap. Relays in several processes share the work by cursors and
+/// fences its key: later events of that key wait, other keys flow. One that keeps failing, for ten
+/// seconds or while half of `in_flight` is taken, is parked with what waits behind it, in the log's keeping, and tried from
+/// there: so it takes no room and holds back no checkpoint. The checkpoint never passes an event that is not settled, so a
+/// crash at any moment means repeats with the same id, never a gap. Relays in several processes share the work by cursors and
 /// take over from each other when a lease ends. All that name a channel give it the same routes: who has its cursor passes over
 /// what its own routes do not match. No database transaction is open while a broker is waited for.
 ///

@@ -103,6 +103,7 @@ bool RelayChannel::own(std::stop_token stop) {
 void RelayChannel::turn(std::stop_token stop) {
   bool moved = collect();
   bury_condemned();
+  set_aside();
   park_followers();
   if (now() - checkpointed_ >= kSuspended) {
     checkpoint();  // before anything is sent: who was suspended learns here that the lease is another's
@@ -172,11 +173,12 @@ bool RelayChannel::read_more() {
   const bool returned = entries.front().returned;
   for (auto& entry : entries) {
     const std::uint64_t sequence = entry.sequence;
-    const bool waits = !held_.empty() && !entry.returned && held_.count(entry.event.key) != 0;
+    // Behind one that is here it waits here: parked, it would come before that if that is parked later.
+    const bool waits =
+        !held_.empty() && !entry.returned && held_.count(entry.event.key) != 0 && !pending_.any_fresh(entry.event.key);
     pending_.add(std::move(entry));
     if (waits) {
-      pending_.withhold(sequence);
-      followers_.push_back(sequence);
+      withhold(sequence);
     }
   }
   event_bytes_ = (pending_.bytes() - before) / entries.size();
@@ -190,7 +192,7 @@ bool RelayChannel::read_more() {
 }
 
 void RelayChannel::look_around() {
-  const bool holds = options_.after_dead_letter == AfterDeadLetter::hold && (!held_known_ || !held_.empty());
+  const bool holds = !held_known_ || !held_.empty();
   if ((!holds && !look_) || now() < next_look_) {
     return;
   }
@@ -199,11 +201,13 @@ void RelayChannel::look_around() {
     look_(*cursor_);
   }
   if (holds) {
-    const auto keys = cursor_->held_keys();
-    held_ = {keys.begin(), keys.end()};
+    held_.clear();
+    for (auto& [key, failing] : cursor_->held_keys()) {
+      held_.emplace(std::move(key), failing);
+    }
     held_known_ = true;
   }
-  // Where a great many events wait behind dead letters a look is expensive, and taken less often.
+  // Where a great many events are parked a look is expensive, and taken less often.
   next_look_ = now() + std::max<Clock::Duration>(look_ ? 10 * kLook : kLook, (now() - began) * 20);
 }
 

@@ -8,10 +8,10 @@
 #include <functional>
 #include <future>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <stop_token>
 #include <string>
 #include <utility>
@@ -76,7 +76,9 @@ class RelayChannel {
   void begin_outage(bool rejecting, const std::string& error);
   void end_outage();
   void bury_condemned();
-  void hold_key(const std::string& key);
+  void withhold(std::uint64_t sequence);
+  void hold_key(const std::string& key, bool failing);
+  void set_aside();
   void park_followers();
 
   [[nodiscard]] TimePoint now() const;
@@ -105,9 +107,9 @@ class RelayChannel {
   std::list<Batch> batches_{};                    // oldest first
   std::vector<std::future<Outcomes>> orphans_{};  // sent under a lease that was lost
   std::deque<std::uint64_t> condemned_{};         // rejected often enough, to be buried
-  std::set<std::string> held_{};                  // keys with a dead letter
+  std::map<std::string, bool> held_{};            // keys that wait in the log's keeping; whether behind one that keeps failing
   bool held_known_ = false;
-  std::deque<std::uint64_t> followers_{};  // events of theirs, to be parked
+  std::deque<std::uint64_t> followers_{};  // events to be parked: of theirs, or that keep failing
   FailureWindow health_;
   std::size_t silent_failures_ = 0;  // `retryable` and `unknown` since the channel last said anything
   std::optional<RelayOutage> outage_{};

@@ -13,6 +13,8 @@ using namespace std::chrono_literals;
 
 constexpr std::size_t kSilentFailures = 50;  // failures without a single judgement in between: the broker is away
 constexpr auto kShortestBackOff = 5ms;
+constexpr auto kPatience = 10s;               // with an event that fails, before it is set aside
+constexpr int kFailuresInACrowd = 3;          // the same where others need the room
 constexpr std::size_t kLongestError = 4'000;  // bytes of it that are kept, as text that a database takes
 
 }  // namespace
@@ -93,7 +95,9 @@ void RelayChannel::rejected(std::uint64_t sequence, bool proven) {
 
 void RelayChannel::failed(std::uint64_t sequence) {
   RelayPending::Item& item = pending_.item(sequence);
-  ++item.failures;
+  if (item.failures++ == 0) {
+    item.failing_since = now();
+  }
   pending_.fence(sequence, now() + back_off(item.failures));
   if (++silent_failures_ >= kSilentFailures && !outage_) {
     begin_outage(false, item.error);
@@ -134,24 +138,52 @@ void RelayChannel::bury_condemned() {
     const std::uint64_t sequence = condemned_.front();
     const RelayPending::Item& item = pending_.item(sequence);
     const int rejections = std::max(item.rejections, item.proven);
-    cursor_->bury(item.entry, channel_.name, item.error, rejections + item.failures);
+    const bool holds = options_.after_dead_letter == AfterDeadLetter::hold;
+    cursor_->bury(item.entry, channel_.name, item.error, rejections + item.failures, holds);
     log(LogLevel::error, "relay of " + name_ + ": event " + item.entry.event.id + " was rejected " +
                              std::to_string(rejections) + " times and is now a dead letter: " + item.error);
     const std::string key = item.entry.event.key;
     condemned_.pop_front();
     settle(sequence);
     ++buried_;
-    if (options_.after_dead_letter == AfterDeadLetter::hold && !key.empty()) {
-      hold_key(key);
+    if (holds && !key.empty()) {
+      hold_key(key, false);
     }
   }
 }
 
-void RelayChannel::hold_key(const std::string& key) {
-  held_.insert(key);
-  for (const std::uint64_t sequence : pending_.of_key(key)) {
-    pending_.withhold(sequence);
+void RelayChannel::withhold(std::uint64_t sequence) {
+  if (pending_.withhold(sequence)) {
     followers_.push_back(sequence);
+  }
+}
+
+void RelayChannel::hold_key(const std::string& key, bool failing) {
+  held_[key] = failing;
+  for (const std::uint64_t sequence : pending_.of_key(key)) {
+    withhold(sequence);
+  }
+}
+
+// Rule 6: what keeps failing takes no room from others and holds back no checkpoint. While the broker is away it is not the
+// event that fails.
+void RelayChannel::set_aside() {
+  if (outage_ || !pending_.any_fenced()) {
+    return;
+  }
+  const bool crowded = pending_.size() >= options_.in_flight / 2 || pending_.bytes() >= options_.in_flight_bytes / 2;
+  const bool starved = batches_.empty() && !pending_.any_ready() && room() == 0;
+  for (const std::uint64_t sequence : pending_.fenced()) {
+    const RelayPending::Item& item = pending_.item(sequence);
+    const bool weary = item.entry.failures > 0 || now() - item.failing_since >= kPatience;
+    if (item.failures == item.entry.failures || !(weary || starved || (crowded && item.failures >= kFailuresInACrowd))) {
+      continue;
+    }
+    if (item.entry.event.key.empty()) {
+      withhold(sequence);
+    } else {
+      hold_key(std::string{item.entry.event.key}, true);
+    }
   }
 }
 
@@ -161,15 +193,22 @@ void RelayChannel::park_followers() {
   if (followers_.empty()) {
     return;
   }
-  std::vector<EventLog::Entry> entries;
+  std::vector<EventLog::Parking> entries;
+  entries.reserve(followers_.size());
   for (const std::uint64_t sequence : followers_) {
-    entries.push_back(pending_.item(sequence).entry);
+    const RelayPending::Item& item = pending_.item(sequence);
+    entries.push_back({.entry = &item.entry});
+    if (item.failures > 0) {
+      entries.back().failures = item.failures;
+      entries.back().delay = std::chrono::ceil<std::chrono::milliseconds>(back_off(item.failures));
+      entries.back().error = item.error;
+    }
   }
   cursor_->park(entries, channel_.name);
   for (const std::uint64_t sequence : followers_) {
+    parked_ += pending_.item(sequence).entry.returned ? 0U : 1U;
     settle(sequence);
   }
-  parked_ += followers_.size();
   followers_.clear();
 }
 

@@ -35,8 +35,10 @@ void RelayChannel::tell_status() {
   status_.parked = parked_;
   status_.in_flight = pending_.size();
   status_.in_flight_bytes = pending_.bytes();
-  status_.fenced_keys = pending_.fenced_keys();
-  status_.held_keys = held_.size();
+  const auto failing =
+      static_cast<std::size_t>(std::count_if(held_.begin(), held_.end(), [](const auto& key) { return key.second; }));
+  status_.fenced_keys = pending_.fenced_keys() + failing;
+  status_.held_keys = held_.size() - failing;
   status_.systemic = outage_ && outage_->rejecting;
   status_.away = outage_ && !outage_->rejecting;
   if (samples_.empty() || at - samples_.back().first >= kSampled) {

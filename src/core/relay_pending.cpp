@@ -52,7 +52,8 @@ void RelayPending::add(EventLog::Entry entry) {
     spare_.pop_back();
   }
   Place& place = *made;
-  place.item = {.entry = std::move(entry)};
+  const int failures = entry.failures;
+  place.item = {.entry = std::move(entry), .failures = failures};
   place.item.bytes = footprint(place.item.entry.event);
   place.state = State::waiting;
   place.key = nullptr;
@@ -70,6 +71,7 @@ void RelayPending::add(EventLog::Entry entry) {
   place.before = key.last;
   (key.last != nullptr ? key.last->behind : key.first) = &place;
   key.last = &place;
+  key.fresh += place.item.entry.returned ? 0U : 1U;
   promote(&key);
 }
 
@@ -167,12 +169,14 @@ std::vector<std::uint64_t> RelayPending::take_also_fenced(std::size_t max, std::
 
 Event RelayPending::settle(std::uint64_t sequence) {
   Place& settled = place(sequence);
+  const bool fresh = settled.state != State::withheld && !settled.item.entry.returned;
   enter(settled, State::waiting);
   bytes_ -= settled.item.bytes;
   --size_;
   if (Key* key = settled.key; key != nullptr) {
     (settled.before != nullptr ? settled.before->behind : key->first) = settled.behind;
     (settled.behind != nullptr ? settled.behind->before : key->last) = settled.before;
+    key->fresh -= fresh ? 1U : 0U;
     promote(key);
   }
   Event event = std::move(settled.item.entry.event);
@@ -204,7 +208,22 @@ void RelayPending::put_back(std::uint64_t sequence) {
 
 void RelayPending::hold(std::uint64_t sequence) { enter(place(sequence), State::held); }
 
-void RelayPending::withhold(std::uint64_t sequence) { enter(place(sequence), State::withheld); }
+bool RelayPending::withhold(std::uint64_t sequence) {
+  Place& withheld = place(sequence);
+  if (withheld.state == State::withheld) {
+    return false;
+  }
+  enter(withheld, State::withheld);
+  if (withheld.key != nullptr && !withheld.item.entry.returned) {
+    --withheld.key->fresh;
+  }
+  return true;
+}
+
+bool RelayPending::any_fresh(const std::string& key) const {
+  const auto found = keys_.find(key);
+  return found != keys_.end() && found->second.fresh > 0;
+}
 
 std::vector<std::uint64_t> RelayPending::of_key(const std::string& key) const {
   std::vector<std::uint64_t> sequences;
@@ -234,6 +253,15 @@ void RelayPending::release_all() { release_due(Clock::TimePoint::max()); }
 
 std::optional<Clock::TimePoint> RelayPending::next_due() const {
   return fenced_.empty() ? std::nullopt : std::optional{fenced_.begin()->first};
+}
+
+std::vector<std::uint64_t> RelayPending::fenced() const {
+  std::vector<std::uint64_t> sequences;
+  sequences.reserve(fenced_.size());
+  for (const auto& [until, sequence] : fenced_) {
+    sequences.push_back(sequence);
+  }
+  return sequences;
 }
 
 std::size_t RelayPending::fenced_keys() const {

@@ -29,10 +29,11 @@ class RelayPending {
  public:
   struct Item {
     EventLog::Entry entry{};
-    int failures = 0;     ///< `retryable` or `unknown`
-    int rejections = 0;   ///< since the channel last failed for everybody
-    int proven = 0;       ///< rejections by a channel that took others in the same batch
-    bool judged = false;  ///< rejected at least once
+    int failures = 0;                  ///< `retryable` or `unknown`
+    Clock::TimePoint failing_since{};  ///< of the first of them
+    int rejections = 0;                ///< since the channel last failed for everybody
+    int proven = 0;                    ///< rejections by a channel that took others in the same batch
+    bool judged = false;               ///< rejected at least once
     std::size_t bytes = 0;
     std::string error{};  ///< of the last failure
   };
@@ -55,9 +56,11 @@ class RelayPending {
   void fence(std::uint64_t sequence, Clock::TimePoint until);  ///< may go again at a time
   void put_back(std::uint64_t sequence);                       ///< went in vain behind an earlier one of its key
   void hold(std::uint64_t sequence);                           ///< waits until it is settled or fenced
-  void withhold(std::uint64_t sequence);                       ///< one that never was on its way: until it is settled
+  bool withhold(std::uint64_t sequence);                       ///< not to go before it is settled; false: it was withheld
   /// Whether an earlier event of its key is not settled.
   [[nodiscard]] bool is_behind(std::uint64_t sequence) { return place(sequence).before != nullptr; }
+  /// Whether there are any of the key that were never parked and may go.
+  [[nodiscard]] bool any_fresh(const std::string& key) const;
   /// All that are not settled of a key, in order.
   [[nodiscard]] std::vector<std::uint64_t> of_key(const std::string& key) const;
 
@@ -72,6 +75,8 @@ class RelayPending {
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
   [[nodiscard]] bool any_ready() const { return ready_count_ > 0; }
   [[nodiscard]] bool any_fenced() const { return !fenced_.empty(); }
+  /// Those that wait after a failure.
+  [[nodiscard]] std::vector<std::uint64_t> fenced() const;
   [[nodiscard]] std::size_t fenced_keys() const;
   /// Everything up to and including this is settled.
   [[nodiscard]] std::uint64_t settled_through() const { return first_ - 1; }
@@ -86,6 +91,7 @@ class RelayPending {
     Place* first = nullptr;
     Place* last = nullptr;
     std::size_t flying = 0;
+    std::size_t fresh = 0;  // never parked, and not withheld
   };
   struct Place {
     Item item{};

@@ -212,12 +212,16 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
     unsigned in_vain = 0;
     at_end_ = false;
     std::vector<EventLog::Entry> entries;
-    if (parked_.due(resting_ ? std::optional{settings_.watch->any_behind()} : std::nullopt)) {
+    // In turn with the log, so that neither keeps the other waiting.
+    if (!std::exchange(gave_parked_, false) &&
+        parked_.due(resting_ ? std::optional{settings_.watch->any_behind()} : std::nullopt)) {
       pqxx::nontransaction tx{idle_connection()};
-      for (auto& [row, event] : parked_.free(tx, max)) {
-        entries.push_back({.sequence = tracker_.delivered_beside(), .event = std::move(event), .returned = true});
+      for (auto& [row, event, failures] : parked_.free(tx, max)) {
+        entries.push_back(
+            {.sequence = tracker_.delivered_beside(), .event = std::move(event), .returned = true, .failures = failures});
         parked_.handed_out(entries.back().sequence, row);
       }
+      gave_parked_ = !entries.empty();
     }
     while (entries.empty() && max > 0) {
       if (handed_out_ == chunk_.rows.size()) {
@@ -337,43 +341,54 @@ void PostgresCursor::write(pqxx::transaction_base& tx, bool keep_lease) {
   settled_more_ = false;
 }
 
-void PostgresCursor::bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) {
+void PostgresCursor::bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts,
+                          bool holds) {
   guarded("record a dead letter", [&] {
     require_lease();
     const std::int64_t id = tracker_.id_of(entry.sequence);
     pqxx::work tx{idle_connection()};
     write(tx, true);
     if (parked_.is_out(entry.sequence)) {
-      parked_.bury(tx, entry.sequence, error, attempts);
+      parked_.bury(tx, entry.sequence, error, attempts, holds);
     } else {
-      insert_outbox_letter(tx, settings_.schema,
-                           {.cursor = name_, .channel = channel, .outbox_id = id, .error = error, .attempts = attempts},
-                           entry.event);
+      const OutboxLetter letter{.event = &entry.event, .outbox_id = id, .error = error, .attempts = attempts, .holds = holds};
+      insert_outbox_letters(tx, settings_.schema, name_, channel, {&letter, 1});
     }
     tx.commit();
     parked_.stays(entry.sequence);
   });
 }
 
-void PostgresCursor::park(std::span<const EventLog::Entry> entries, const std::string& channel) {
+void PostgresCursor::park(std::span<const EventLog::Parking> entries, const std::string& channel) {
   guarded("park events", [&] {
     require_lease();
     pqxx::work tx{idle_connection()};
     write(tx, true);
-    for (const EventLog::Entry& entry : entries) {
-      if (!parked_.is_out(entry.sequence)) {
-        parked_.park(tx, channel, tracker_.id_of(entry.sequence), entry.event);
+    std::vector<OutboxLetter> letters;
+    for (const EventLog::Parking& parking : entries) {
+      if (!parked_.is_out(parking.entry->sequence)) {
+        letters.push_back({.event = &parking.entry->event,
+                           .outbox_id = tracker_.id_of(parking.entry->sequence),
+                           .error = parking.error,
+                           .attempts = parking.failures,
+                           .dead = false,
+                           .delay = parking.delay});
+      } else if (parking.failures > 0) {
+        parked_.try_again(tx, parking);
       }
     }
+    if (!letters.empty()) {
+      insert_outbox_letters(tx, settings_.schema, name_, channel, letters);
+    }
     tx.commit();
-    for (const EventLog::Entry& entry : entries) {
-      parked_.stays(entry.sequence);
+    for (const EventLog::Parking& parking : entries) {
+      parked_.stays(parking.entry->sequence);
     }
     parked_.parked();
   });
 }
 
-std::vector<std::string> PostgresCursor::held_keys() {
+std::vector<EventLog::HeldKey> PostgresCursor::held_keys() {
   return guarded("say which keys are held", [&] {
     connect();
     pqxx::nontransaction tx{idle_connection()};

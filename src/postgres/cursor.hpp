@@ -54,10 +54,11 @@ class PostgresCursor final : public EventLog::Cursor {
   [[nodiscard]] bool at_end() const override { return at_end_; }
   void recycle(std::vector<Event>&& events) override { recycled_ = std::move(events); }
   void checkpoint(std::uint64_t sequence) override;
-  void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) override;
+  void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts,
+            bool holds) override;
   EventLog::Backlog backlog() override;
-  void park(std::span<const EventLog::Entry> entries, const std::string& channel) override;
-  std::vector<std::string> held_keys() override;
+  void park(std::span<const EventLog::Parking> entries, const std::string& channel) override;
+  std::vector<EventLog::HeldKey> held_keys() override;
   std::vector<std::string> siblings() override;
   void wait(std::chrono::milliseconds most, std::stop_token stop) override;
   void release() noexcept override;
@@ -95,6 +96,7 @@ class PostgresCursor final : public EventLog::Cursor {
   std::future<WindowReader::Step> ahead_{};  // while it is not ready, reader and connection are its own
   DeliveryTracker tracker_{};
   ParkedEvents parked_;
+  bool gave_parked_ = false;  // the last read did
 
   CursorState state_;
   bool owned_ = false;

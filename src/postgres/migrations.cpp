@@ -7,7 +7,7 @@
 namespace penstock::postgres {
 namespace {
 
-constexpr std::array kMigrations{&kFirst, &kReplay, &kPartitions, &kConsumer, &kLimits, &kLongKeys};
+constexpr std::array kMigrations{&kFirst, &kReplay, &kPartitions, &kConsumer, &kLimits, &kLongKeys, &kAside};
 
 }  // namespace
 

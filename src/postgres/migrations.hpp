@@ -19,5 +19,6 @@ extern const std::string_view kPartitions;  ///< inbox and audit trail by time, 
 extern const std::string_view kConsumer;    ///< what a consumer does for its messages, as routines
 extern const std::string_view kLimits;      ///< rate limits that processes share
 extern const std::string_view kLongKeys;    ///< dead letters with keys and ids of any length
+extern const std::string_view kAside;       ///< events that keep failing, tried again from where they are parked
 
 }  // namespace penstock::postgres

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "postgres/outbox_letter.hpp"
 
-#include <optional>
+#include <algorithm>
+#include <array>
+#include <string_view>
 
 #include "postgres/schema_name.hpp"
 #include "postgres/text_codec.hpp"
@@ -40,26 +42,53 @@ std::string letter_attempts(const std::string& number, const std::string& error)
          "::text, 'at', to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')))";
 }
 
-void insert_outbox_letter(pqxx::transaction_base& tx, const std::string& schema, const OutboxLetter& letter,
-                          const Event& event) {
-  const auto optional_text = [](const std::string& text) { return text.empty() ? std::nullopt : std::optional{text}; };
-  const std::string backend = letter.cursor.substr(0, letter.cursor.find(':'));
+void insert_outbox_letters(pqxx::transaction_base& tx, const std::string& schema, const std::string& cursor,
+                           const std::string& channel, std::span<const OutboxLetter> letters) {
+  using Type = BinaryArray::Type;
+  std::array texts{BinaryArray{Type::text}, BinaryArray{Type::text}, BinaryArray{Type::text}, BinaryArray{Type::text},
+                   BinaryArray{Type::text}};
+  auto& [sources, ids, types, keys, errors] = texts;
+  BinaryArray headers{Type::jsonb};
+  BinaryArray payloads{Type::bytea};
+  std::string numbers = "{";  // four for each
+  const auto add = [](BinaryArray& array, std::string_view text) { text.empty() ? array.add_null() : array.add(text); };
+  for (const OutboxLetter& letter : letters) {
+    const Event& event = *letter.event;
+    sources.add(event.source);
+    ids.add(event.id);
+    types.add(event.type);
+    add(keys, event.key);
+    add(errors, letter.error);
+    headers.add(headers_to_json(letter_headers(event)));
+    event.data ? payloads.add(*event.data) : payloads.add_null();
+    numbers += numbers.size() > 1 ? "," : "";
+    numbers += std::to_string(letter.outbox_id) + ',' + std::to_string(letter.attempts) + ',' +
+               (letter.dead ? (letter.holds ? '2' : '1') : '0') + ',' + std::to_string(letter.delay.count());
+  }
+  std::array<std::string, 5> taken;
+  std::transform(texts.begin(), texts.end(), taken.begin(), [](BinaryArray& array) { return array.take(); });
   run(tx,
-      in_schema("INSERT INTO @schema@.dead_letters(side, state, consumer_group, backend, channel, position, source, event_id, "
-                "type, key,"
-                " wire_key, headers, payload, reason, first_error, last_error, attempts)"
-                " SELECT 'outbox', $13::text, $1::text, $2::text, $3::text, $4::bigint, $5::text, $6::text, $7::text, $8::text,"
-                "  convert_to($8::text, 'UTF8'), $9::jsonb, $10::bytea, $14::text, $11::text, $11::text,"
-                "  CASE WHEN $12::int > 0 THEN " +
-                    letter_attempts("$12", "$11") +
-                    " ELSE '[]' END"
-                    " WHERE NOT EXISTS (SELECT FROM @schema@.dead_letters WHERE side = 'outbox' AND source = $5::text"
-                    "  AND hashtextextended(event_id, 0) = hashtextextended($6::text, 0) AND event_id = $6::text"
-                    "  AND consumer_group = $1::text AND position = $4::bigint)",
-                schema),
-      letter.cursor, backend, letter.channel, letter.outbox_id, event.source, event.id, event.type, optional_text(event.key),
-      headers_to_json(letter_headers(event)), event.data ? std::optional{to_hex(*event.data)} : std::nullopt,
-      optional_text(letter.error), letter.attempts, letter.state, letter.reason);
+      in_schema(
+          "INSERT INTO @schema@.dead_letters(side, state, holds, consumer_group, backend, channel, position, source, event_id,"
+          " type, key, wire_key, headers, payload, reason, first_error, last_error, attempts, next_attempt_at)"
+          " SELECT 'outbox', CASE WHEN kind > 0 THEN 'dead' ELSE 'behind' END, kind = 2, $1::text, $2::text, $3::text, "
+          "position,"
+          "  source, id, type, key, convert_to(key, 'UTF8'), headers, payload,"
+          "  CASE WHEN kind > 0 THEN 'rejected by the channel' WHEN tries > 0 THEN 'is tried again'"
+          "   ELSE 'waits behind an earlier event of its key' END, error, error,"
+          "  CASE WHEN tries > 0 THEN " +
+              letter_attempts("tries", "error") +
+              " ELSE '[]' END, CASE WHEN kind = 0 AND tries > 0 THEN clock_timestamp() + delay * interval '1 ms' END"
+              " FROM (SELECT n, source, id, type, key, error, headers, payload, numbers[n * 4 - 3] AS position,"
+              "   numbers[n * 4 - 2] AS tries, numbers[n * 4 - 1] AS kind, numbers[n * 4] AS delay"
+              "  FROM (SELECT $4::bigint[] AS numbers) a, unnest($5::text[], $6::text[], $7::text[], $8::text[], $9::text[],"
+              "   $10::jsonb[], $11::bytea[]) WITH ORDINALITY u(source, id, type, key, error, headers, payload, n)) l"
+              " WHERE NOT EXISTS (SELECT FROM @schema@.dead_letters d WHERE d.side = 'outbox' AND d.source = l.source"
+              "  AND hashtextextended(d.event_id, 0) = hashtextextended(l.id, 0) AND d.event_id = l.id"
+              "  AND d.consumer_group = $1::text AND d.position = l.position) ORDER BY n",
+          schema),
+      cursor, cursor.substr(0, cursor.find(':')), channel, numbers + '}', Binary{taken[0]}, Binary{taken[1]}, Binary{taken[2]},
+      Binary{taken[3]}, Binary{taken[4]}, Binary{headers.take()}, Binary{payloads.take()});
 }
 
 }  // namespace penstock::postgres

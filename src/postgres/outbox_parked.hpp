@@ -9,15 +9,15 @@
 #include <string>
 #include <vector>
 
-#include "penstock/event.hpp"
+#include "penstock/event_log.hpp"
 #include "postgres/pqxx_compat.hpp"
 
 namespace penstock::postgres {
 
-/// The events of one cursor that wait behind a dead letter of their key: rows of `dead_letters` in state 'behind', which become
-/// free when no row of their key is in state 'dead'. Those handed out again are known by their entry's sequence until they are
-/// settled, and then deleted.
-/// Thread safety: one thread. Lifetime: a value.
+/// The events of one cursor that are parked: rows of `dead_letters` in state 'behind'. One is free when no earlier row of its
+/// key is a dead letter that holds it or an event that is to be tried again, and its own next attempt, if it has one, is due.
+/// Those handed out again are known by their entry's sequence until they are settled, and then deleted. Thread safety: one
+/// thread. Lifetime: a value.
 class ParkedEvents {
  public:
   ParkedEvents(std::string schema, std::string cursor);
@@ -28,6 +28,7 @@ class ParkedEvents {
   struct Free {
     std::int64_t row = 0;
     Event event{};
+    int failures = 0;
   };
   /// Whether it is time to look for free rows: at most about once a second, and while there are none every few seconds, since
   /// somebody may replay a dead letter. `expected` is what is known of that without a look.
@@ -40,13 +41,14 @@ class ParkedEvents {
   [[nodiscard]] bool any_out() const { return !out_.empty(); }
   [[nodiscard]] bool is_out(std::uint64_t sequence) const { return out_.count(sequence) != 0; }
 
-  void park(pqxx::transaction_base& tx, const std::string& channel, std::int64_t outbox_id, const Event& event);
+  /// One that was handed out and has failed again: `stays`, after the transaction.
+  void try_again(pqxx::transaction_base& tx, const EventLog::Parking& parking);
   /// After the transaction: there is something to look for.
   void parked();
   /// One that was handed out stays after all.
   void stays(std::uint64_t sequence) { out_.erase(sequence); }
   /// One that was handed out is a dead letter itself.
-  void bury(pqxx::transaction_base& tx, std::uint64_t sequence, const std::string& error, int attempts);
+  void bury(pqxx::transaction_base& tx, std::uint64_t sequence, const std::string& error, int attempts, bool holds);
 
   /// Deletes what is settled up to a sequence, if anything; `forget` after the transaction.
   [[nodiscard]] bool any_settled(std::uint64_t sequence) const { return !out_.empty() && out_.begin()->first <= sequence; }
@@ -54,7 +56,7 @@ class ParkedEvents {
   void forget_settled(std::uint64_t sequence) { out_.erase(out_.begin(), out_.upper_bound(sequence)); }
 
   /// Of what is handed out none: its successors wait behind it where it is now.
-  std::vector<std::string> held_keys(pqxx::transaction_base& tx) const;
+  std::vector<EventLog::HeldKey> held_keys(pqxx::transaction_base& tx) const;
 
  private:
   using Steady = std::chrono::steady_clock;

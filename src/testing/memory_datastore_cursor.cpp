@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <deque>
+#include <set>
 #include <utility>
 
 #include "testing/memory_datastore_state.hpp"
@@ -47,20 +48,16 @@ class MemoryCursor final : public EventLog::Cursor {
     require_log();
     held();
     std::vector<EventLog::Entry> entries;
-    StoreState::Held& waiting = state_->held[name_];
-    for (auto& [id, follower] : waiting.followers) {
-      if (!follower.out && entries.size() < max && waiting.dead.count(follower.event.key) == 0) {
-        follower.out = true;
-        positions_.push_back({.follower = id});
-        entries.push_back({settled_ + positions_.size(), follower.event, true});
-      }
+    // In turn, so that neither keeps the other waiting.
+    const bool parked_first = !std::exchange(gave_parked_, false);
+    if (parked_first) {
+      read_parked(max, entries);
     }
-    for (; next_ < state_->log.size() && entries.size() < max; ++next_) {
-      const StoreState::Appended& appended = state_->log[next_];
-      if (mine(appended)) {
-        positions_.push_back({.end = next_ + 1});
-        entries.push_back({settled_ + positions_.size(), appended.event, false});
-      }
+    if (entries.empty()) {
+      read_log(max, entries);
+    }
+    if (entries.empty() && !parked_first) {
+      read_parked(max, entries);
     }
     return entries;
   }
@@ -78,7 +75,8 @@ class MemoryCursor final : public EventLog::Cursor {
     renew(place);
   }
 
-  void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) override {
+  void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts,
+            bool holds) override {
     const std::lock_guard guard{state_->mutex};
     require_log();
     held();
@@ -95,34 +93,49 @@ class MemoryCursor final : public EventLog::Cursor {
     state_->letters.push_back(std::move(letter));
     StoreState::Held& waiting = state_->held[name_];
     waiting.followers.erase(std::exchange(position(entry).follower, 0));
-    if (!entry.event.key.empty()) {
+    if (holds && !entry.event.key.empty()) {
       waiting.dead.insert(entry.event.key);
     }
   }
 
-  void park(std::span<const EventLog::Entry> entries, const std::string& /*channel*/) override {
+  void park(std::span<const EventLog::Parking> entries, const std::string& /*channel*/) override {
     const std::lock_guard guard{state_->mutex};
     require_log();
     held();
     StoreState::Held& waiting = state_->held[name_];
-    for (const EventLog::Entry& entry : entries) {
-      if (entry.returned) {
-        waiting.followers.at(std::exchange(position(entry).follower, 0)).out = false;
-      } else {
-        waiting.followers[state_->next_sequence++] = {entry.event};
+    for (const EventLog::Parking& parking : entries) {
+      const EventLog::Entry& entry = *parking.entry;
+      const std::uint64_t id = entry.returned ? std::exchange(position(entry).follower, 0) : state_->next_sequence++;
+      auto& follower = waiting.followers[id];
+      follower.event = entry.event;
+      follower.out = false;
+      if (parking.failures > 0) {
+        follower.failures = parking.failures;
+        follower.due = state_->clock.now() + parking.delay;
       }
     }
   }
 
-  std::vector<std::string> held_keys() override {
+  std::vector<EventLog::HeldKey> held_keys() override {
     const std::lock_guard guard{state_->mutex};
     require_log();
     const StoreState::Held& waiting = state_->held[name_];
+    std::set<std::string> failing;
     std::set<std::string> keys = waiting.dead;
     for (const auto& [id, follower] : waiting.followers) {
-      keys.insert(follower.event.key);
+      if (follower.failures > 0) {
+        failing.insert(follower.event.key);
+      }
+      if (!follower.out) {
+        keys.insert(follower.event.key);
+      }
     }
-    return {keys.begin(), keys.end()};
+    keys.erase("");
+    std::vector<EventLog::HeldKey> held_keys;
+    for (const std::string& key : keys) {
+      held_keys.push_back({key, failing.count(key) != 0});
+    }
+    return held_keys;
   }
 
   std::vector<std::string> siblings() override {
@@ -171,6 +184,33 @@ class MemoryCursor final : public EventLog::Cursor {
   }
 
  private:
+  void read_parked(std::size_t max, std::vector<EventLog::Entry>& entries) {
+    StoreState::Held& waiting = state_->held[name_];
+    std::set<std::string> held = waiting.dead;
+    for (auto& [id, follower] : waiting.followers) {
+      const bool free = held.count(follower.event.key) == 0;
+      if (follower.failures > 0 && !follower.event.key.empty()) {
+        held.insert(follower.event.key);  // for those behind it
+      }
+      if (free && !follower.out && entries.size() < max && follower.due <= state_->clock.now()) {
+        follower.out = true;
+        positions_.push_back({.follower = id});
+        entries.push_back({settled_ + positions_.size(), follower.event, true, follower.failures});
+      }
+    }
+    gave_parked_ = !entries.empty();
+  }
+
+  void read_log(std::size_t max, std::vector<EventLog::Entry>& entries) {
+    for (; next_ < state_->log.size() && entries.size() < max; ++next_) {
+      const StoreState::Appended& appended = state_->log[next_];
+      if (mine(appended)) {
+        positions_.push_back({.end = next_ + 1});
+        entries.push_back({settled_ + positions_.size(), appended.event});
+      }
+    }
+  }
+
   void require_log() const {
     if (state_->away) {
       throw LogUnavailable{"the memory datastore is away"};
@@ -201,6 +241,7 @@ class MemoryCursor final : public EventLog::Cursor {
   std::vector<std::string> patterns_;
   std::uint64_t token_ = 0;
   std::size_t next_ = 0;            ///< the log's entry to look at next
+  bool gave_parked_ = false;        ///< the last read did
   std::deque<Position> positions_;  ///< of the entries read and not settled
   std::uint64_t settled_ = 0;       ///< entries of this ownership
 };

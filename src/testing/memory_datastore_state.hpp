@@ -53,10 +53,12 @@ struct StoreState {
     TimePoint lease_until{};
   };
 
-  /// What a cursor parked behind dead letters, and the keys of those.
+  /// What a cursor parked, and the keys that dead letters hold.
   struct Held {
     struct Follower {
       Event event{};
+      int failures = 0;  ///< not 0: it is tried again …
+      TimePoint due{};   ///< … at this time
       bool out = false;  ///< a relay has it again
     };
     std::set<std::string> dead;

@@ -88,11 +88,14 @@ class FailingCursor final : public EventLog::Cursor {
       point_.hit(std::exchange(unwritten_, false) ? "checkpoint" : "renewal");
     }
   }
-  void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts) override {
-    cursor_->bury(entry, channel, error, attempts);
+  void bury(const EventLog::Entry& entry, const std::string& channel, const std::string& error, int attempts,
+            bool holds) override {
+    cursor_->bury(entry, channel, error, attempts, holds);
   }
-  void park(std::span<const EventLog::Entry> entries, const std::string& channel) override { cursor_->park(entries, channel); }
-  std::vector<std::string> held_keys() override { return cursor_->held_keys(); }
+  void park(std::span<const EventLog::Parking> entries, const std::string& channel) override {
+    cursor_->park(entries, channel);
+  }
+  std::vector<EventLog::HeldKey> held_keys() override { return cursor_->held_keys(); }
   std::vector<std::string> siblings() override { return cursor_->siblings(); }
   EventLog::Backlog backlog() override { return cursor_->backlog(); }
   void wait(std::chrono::milliseconds most, std::stop_token stop) override { cursor_->wait(most, std::move(stop)); }

@@ -201,7 +201,7 @@ TEST_F(CursorTest, Rule4_NothingIsWrittenUnderALeaseThatWasTakenOver) {
   expire_lease();
   const auto next = acquired(outbox_);
   const auto before = schema_.value<std::string>("SELECT (c.*)::text FROM " + status_ + " c");
-  EXPECT_THROW(old->bury(entries[0], "orders", "too late", 1), LeaseLost);
+  EXPECT_THROW(old->bury(entries[0], "orders", "too late", 1, false), LeaseLost);
   EXPECT_THROW(old->checkpoint(4), LeaseLost);
   EXPECT_THROW(old->read(1), LeaseLost);
   old->release();
@@ -304,8 +304,8 @@ TEST_F(CursorTest, ABuriedEventIsADeadLetterWithEverythingThatItWas) {
   outbox_.append(tx, event);
   tx.commit();
   const auto entry = cursor->read(1).at(0);
-  cursor->bury(entry, "orders", "too large", 3);
-  cursor->bury(entry, "orders", "too large", 3);  // as after a crash between burial and checkpoint
+  cursor->bury(entry, "orders", "too large", 3, false);
+  cursor->bury(entry, "orders", "too large", 3, false);  // as after a crash between burial and checkpoint
   const auto rows =
       schema_.exec("SELECT *, attempts->0->>'number' AS number, attempts->0->>'error' AS error FROM " + dead_letters_);
   ASSERT_EQ(rows.size(), 1U);

@@ -326,10 +326,10 @@ TEST_F(ReplayTest, Rule6_ALetterOfTheOutboxGoesToItsChannelAgainAndIsReplayedWhe
   const auto entries = cursor->read(10);
   ASSERT_EQ(entries.size(), 4U);
   EXPECT_TRUE(cursor->read(10).empty());
-  cursor->bury(entries[0], "orders", "too large", 3);
-  cursor->park(std::vector{entries[1]}, "orders");
-  cursor->bury(entries[2], "orders", "too large", 3);
-  cursor->bury(entries[3], "orders", "too large", 3);
+  cursor->bury(entries[0], "orders", "too large", 3, true);
+  cursor->park(std::vector<EventLog::Parking>{{.entry = &entries[1]}}, "orders");
+  cursor->bury(entries[2], "orders", "too large", 3, true);
+  cursor->bury(entries[3], "orders", "too large", 3, true);
   cursor->checkpoint(4);
   // The third of the key waits for the first.
   const auto one = replay({.filter = {.type = "test.*", .key = "a", .error_class = "none"}});
@@ -351,7 +351,7 @@ TEST_F(ReplayTest, Rule6_ALetterOfTheOutboxGoesToItsChannelAgainAndIsReplayedWhe
   EXPECT_EQ(again[1].event, entries[1].event);
   EXPECT_EQ(again[2].event, entries[2].event);
   EXPECT_EQ(again[3].event, entries[3].event);
-  cursor->bury(again[3], "orders", "still too large", 3);
+  cursor->bury(again[3], "orders", "still too large", 3, true);
   cursor->checkpoint(again[3].sequence);
   cursor->release();
   EXPECT_EQ(text("SELECT string_agg(event_id || ' ' || state || ' ' || replays, ', ' ORDER BY id) FROM " +
@@ -407,7 +407,7 @@ TEST_F(ReplayTest, Rule6_AnUnroutedEventIsAppendedAgainUnderItsId) {
   }
   const auto entries = cursor->read(10);
   ASSERT_EQ(entries.size(), 1U);
-  cursor->bury(entries[0], "unrouted", "no route", 1);
+  cursor->bury(entries[0], "unrouted", "no route", 1, false);
   cursor->checkpoint(1);
   EXPECT_EQ(replay({}).sent, 1);
   const auto again = cursor->read(10);

@@ -222,7 +222,7 @@ TEST_F(SqlTest, WhatGettingStartedShowsRuns) {
     replace_all(query, "penstock.", schema_.name() + ".");
     EXPECT_NO_THROW(schema_.exec(query)) << query;
   }
-  EXPECT_EQ(queries, 4);
+  EXPECT_EQ(queries, 5);
 }
 
 /// The documents' roles, under names of this run.
@@ -307,8 +307,8 @@ TEST_F(RolesTest, ARelayRelaysTruncatesAndSeesNothingElse) {
   ASSERT_EQ(entries.size(), 3U);
   std::stop_source stop;
   cursor->wait(20ms, stop.get_token());
-  cursor->bury(entries[0], "orders", "too large", 1);
-  cursor->park(std::vector<EventLog::Entry>{entries[1]}, "orders");
+  cursor->bury(entries[0], "orders", "too large", 1, true);
+  cursor->park(std::vector<EventLog::Parking>{{.entry = &entries[1]}}, "orders");
   EXPECT_EQ(cursor->held_keys().size(), 1U);
   EXPECT_EQ(cursor->siblings().size(), 1U);
   EXPECT_TRUE(cursor->read(10).empty());

@@ -452,7 +452,7 @@ TEST_F(RelayTest, WhateverFailsNothingIsLostAndKeysStayInOrder) {
         ASSERT_TRUE(eventually([&] { return publisher->stored().size() >= static_cast<std::size_t>(30 * (i + 1)); }));
         log.lose_lease(kCursor);
       }
-      ASSERT_TRUE(eventually([&] { return log.checkpoint(kCursor) == kKeys * kEach; }));
+      ASSERT_TRUE(eventually([&] { return log.checkpoint(kCursor) == kKeys * kEach && log.waiting() == 0; }));
     }
     EXPECT_FALSE(publisher->overtaking());
     for (int k = 0; k < kKeys; ++k) {

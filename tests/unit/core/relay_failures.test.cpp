@@ -273,6 +273,154 @@ TEST_F(RelayHold, EventsWithoutAKeyAreHeldByNobody) {
   EXPECT_EQ(status().held_keys, 0U);
 }
 
+// Keys whose first event keeps failing.
+
+class RelayAside : public RelayHold {
+ protected:
+  std::set<std::string> failing_{"a0"};
+
+  RelayAside() {
+    options_.after_dead_letter = AfterDeadLetter::next;
+    options_.batch = 20;
+    options_.in_flight = 100;
+    set_bad({});
+    publisher_->set([this](const Event& event) {
+      const std::lock_guard lock{mutex_};
+      return bad_.count(event.id) != 0       ? rejected(event)
+             : failing_.count(event.id) != 0 ? test::retryable(event)
+                                             : confirmed(event);
+    });
+  }
+  ~RelayAside() override { stop(); }
+
+  void set_failing(std::set<std::string> failing) {
+    const std::lock_guard lock{mutex_};
+    failing_ = std::move(failing);
+  }
+  bool all_stored_of(const std::string& key, std::size_t count) {
+    return eventually([&] { return publisher_->stored_of(key).size() >= count; });
+  }
+};
+
+TEST_F(RelayAside, Rule6_AKeyThatKeepsFailingTakesNoRoomFromOthersWhateverItsTraffic) {
+  constexpr std::size_t kEvents = 3'000;
+  for (std::size_t i = 0; i < kEvents; ++i) {
+    append("a" + std::to_string(i), "a");
+    append("b" + std::to_string(i), "b");
+  }
+  start_relay();
+  ASSERT_TRUE(all_stored_of("b", kEvents));
+  EXPECT_TRUE(eventually([&] { return status().fenced_keys == 1 && status().parked == kEvents; }));
+  EXPECT_EQ(status().held_keys, 0U) << "no dead letter holds it";
+  EXPECT_TRUE(publisher_->stored_of("a").empty());
+  EXPECT_TRUE(store_.dead_letters().empty());
+  EXPECT_EQ(publisher_->tries("a1"), 0);
+
+  start_relay();  // what waits holds back no checkpoint, so nothing is repeated, and it is still tried
+  const auto tries = publisher_->tries("a0");
+  EXPECT_TRUE(eventually([&] { return publisher_->tries("a0") > tries; }));
+  append("b" + std::to_string(kEvents), "b");
+  ASSERT_TRUE(all_stored_of("b", kEvents + 1));
+  EXPECT_EQ(publisher_->tries("b0"), 1);
+
+  set_failing({});
+  ASSERT_TRUE(all_stored_of("a", kEvents));
+  EXPECT_EQ(publisher_->stored_of("a"), ids("a", kEvents));
+  EXPECT_TRUE(eventually([&] { return status().fenced_keys == 0; }));
+}
+
+TEST_F(RelayAside, Rule6_NorDoManyKeysThatKeepFailing) {
+  std::set<std::string> failing;
+  for (std::size_t i = 0; i < 1'000; ++i) {
+    const std::string number = std::to_string(i);
+    failing.insert("a" + number);
+    append("a" + number, "a" + number);
+    append("later" + number, "a" + number);
+    append("b" + number, "b");
+  }
+  set_failing(failing);
+  start_relay();
+  EXPECT_TRUE(all_stored_of("b", 1'000));
+  set_failing({});
+  EXPECT_TRUE(all_stored(3'000));
+  EXPECT_EQ(publisher_->stored_of("a7"), (std::vector<std::string>{"a7", "later7"}));
+}
+
+TEST_F(RelayAside, Rule6_NorDoEventsWithoutAKey) {
+  std::set<std::string> failing;
+  for (std::size_t i = 0; i < 300; ++i) {
+    failing.insert("a" + std::to_string(i));
+    append("a" + std::to_string(i), "");
+    append("b" + std::to_string(i), "b");
+  }
+  set_failing(failing);
+  start_relay();
+  EXPECT_TRUE(all_stored_of("b", 300));
+  set_failing({});
+  EXPECT_TRUE(all_stored(600));
+}
+
+TEST_F(RelayAside, Rule1_AnEventThatFailsForTenSecondsHoldsBackNoCheckpointThoughNothingElseWaits) {
+  append("a0", "a");
+  append("b0", "b");
+  options_.clock = &clock_;
+  start_relay();
+  ASSERT_TRUE(all_stored_of("b", 1));
+  ASSERT_TRUE(eventually([&] {
+    clock_.advance(100ms);
+    append("b", "b");  // so that it is not the broker that seems to be away
+    return publisher_->tries("a0") > 3;
+  }));
+  EXPECT_EQ(status().parked, 0U) << "it may soon be over";
+  ASSERT_TRUE(eventually([&] {
+    clock_.advance(100ms);
+    append("b", "b");
+    return status().parked == 1;
+  }));
+  start_relay();
+  set_failing({});
+  ASSERT_TRUE(eventually([&] {
+    clock_.advance(1s);
+    return publisher_->stored_of("a").size() == 1;
+  }));
+  EXPECT_EQ(publisher_->tries("b0"), 1);
+}
+
+TEST_F(RelayAside, Rule6_WhatWasSetAsideMayBecomeADeadLetter) {
+  for (std::size_t i = 0; i < 200; ++i) {
+    append("a" + std::to_string(i), "a");
+  }
+  append("b", "b");
+  start_relay();
+  ASSERT_TRUE(all_stored_of("b", 1));
+  set_bad({"a0"});
+  set_failing({"a100"});
+  ASSERT_TRUE(all_stored_of("a", 99));
+  EXPECT_EQ(status().buried, 1U);
+  ASSERT_EQ(store_.dead_letters().size(), 1U);
+  EXPECT_GT(store_.dead_letters()[0].attempts.back().number, 3) << "those before count";
+  set_failing({});
+  ASSERT_TRUE(all_stored_of("a", 199));
+  EXPECT_EQ(publisher_->stored_of("a").at(99), "a100");
+}
+
+TEST_F(RelayAside, Rule6_AndItsKeyIsHeldWhereThatIsDeclared) {
+  options_.after_dead_letter = AfterDeadLetter::hold;
+  for (std::size_t i = 0; i < 200; ++i) {
+    append("a" + std::to_string(i), "a");
+  }
+  append("b", "b");
+  start_relay();
+  ASSERT_TRUE(all_stored_of("b", 1));
+  set_bad({"a0"});
+  set_failing({});
+  ASSERT_TRUE(eventually([&] { return status().buried == 1 && status().held_keys == 1; }));
+  EXPECT_TRUE(publisher_->stored_of("a").empty());
+  store_.discard_dead_letters("a");
+  ASSERT_TRUE(all_stored_of("a", 199));
+  EXPECT_EQ(publisher_->stored_of("a").front(), "a1");
+}
+
 // Events that no route matches.
 
 class RelayUnrouted : public RelayFailures {

@@ -52,6 +52,11 @@ class ScriptedLog final : public EventLog {
     const std::lock_guard lock{mutex_};
     return burials_;
   }
+  /// What is parked and not settled.
+  std::size_t waiting() {
+    const std::lock_guard lock{mutex_};
+    return waiting_.size();
+  }
   std::vector<std::string> parked() {
     const std::lock_guard lock{mutex_};
     return parked_;
@@ -121,6 +126,10 @@ class ScriptedLog final : public EventLog {
       token_ = ++place.token;
       next_ = place.settled;
       ends_.assign(1, next_);
+      given_.clear();
+      for (auto& [number, waiting] : log_.waiting_) {
+        waiting.out = false;
+      }
       return true;
     }
     std::vector<Entry> read(std::size_t max) override {
@@ -132,11 +141,23 @@ class ScriptedLog final : public EventLog {
         --log_.in_vain_;
         return entries;
       }
+      std::set<std::string> failing;
+      for (auto& [number, waiting] : log_.waiting_) {
+        if (failing.count(waiting.event.key) == 0 && !waiting.out && entries.size() < max) {
+          waiting.out = true;
+          ends_.push_back(ends_.back());
+          given_.emplace(ends_.size() - 1, number);
+          entries.push_back({ends_.size() - 1, waiting.event, true, waiting.failures});
+        }
+        if (waiting.failures > 0 && !waiting.event.key.empty()) {
+          failing.insert(waiting.event.key);
+        }
+      }
       for (; next_ < log_.events_.size() && entries.size() < max; ++next_) {
         const Event& event = log_.events_[next_];
         if (route_covered(patterns_, event.type)) {
           ends_.push_back(next_ + 1);
-          entries.push_back({ends_.size() - 1, event, false});
+          entries.push_back({ends_.size() - 1, event});
         }
       }
       return entries;
@@ -145,27 +166,50 @@ class ScriptedLog final : public EventLog {
     void checkpoint(std::uint64_t sequence) override {
       const std::lock_guard lock{log_.mutex_};
       place().settled = ends_.at(sequence);
+      const auto through = given_.upper_bound(sequence);
+      for (auto given = given_.begin(); given != through; ++given) {
+        log_.waiting_.erase(given->second);
+      }
+      given_.erase(given_.begin(), through);
     }
-    void bury(const Entry& entry, const std::string& channel, const std::string& error, int attempts) override {
+    void bury(const Entry& entry, const std::string& channel, const std::string& error, int attempts, bool) override {
       const std::lock_guard lock{log_.mutex_};
       place();
       log_.burials_.push_back({entry.event.id, channel, error, attempts});
-    }
-    void park(std::span<const Entry> entries, const std::string&) override {
-      const std::lock_guard lock{log_.mutex_};
-      place();
-      for (const Entry& entry : entries) {
-        log_.parked_.push_back(entry.event.id);
+      if (const auto given = given_.find(entry.sequence); given != given_.end()) {
+        log_.waiting_.erase(given->second);
+        given_.erase(given);
       }
     }
-    std::vector<std::string> held_keys() override {
+    void park(std::span<const Parking> entries, const std::string&) override {
+      const std::lock_guard lock{log_.mutex_};
+      place();
+      for (const Parking& parking : entries) {
+        const Entry& entry = *parking.entry;
+        log_.parked_.push_back(entry.event.id);
+        const auto given = given_.find(entry.sequence);
+        const std::size_t number = given == given_.end() ? log_.next_waiting_++ : given->second;
+        given_.erase(entry.sequence);
+        log_.waiting_[number] = {entry.event, parking.failures, false};
+      }
+    }
+    std::vector<HeldKey> held_keys() override {
       std::unique_lock lock{log_.mutex_};
       place();
       ++log_.key_looks_;
       lock.unlock();
       std::this_thread::sleep_for(log_.key_look_takes_);
       lock.lock();
-      return log_.held_keys_;
+      std::vector<HeldKey> keys;
+      for (const std::string& key : log_.held_keys_) {
+        keys.push_back({key, false});
+      }
+      for (const auto& [number, waiting] : log_.waiting_) {
+        if (!waiting.out) {
+          keys.push_back({waiting.event.key, true});
+        }
+      }
+      return keys;
     }
     std::vector<std::string> siblings() override {
       const std::lock_guard lock{log_.mutex_};
@@ -217,6 +261,7 @@ class ScriptedLog final : public EventLog {
     bool at_end_ = true;
     std::size_t next_ = 0;
     std::vector<std::size_t> ends_{0};
+    std::map<std::uint64_t, std::size_t> given_{};  // entry → what was parked, given out again
   };
 
   std::mutex mutex_;
@@ -224,7 +269,14 @@ class ScriptedLog final : public EventLog {
   std::vector<Event> events_;
   std::map<std::string, Place> places_;
   std::vector<Burial> burials_;
+  struct Waiting {
+    Event event{};
+    int failures = 0;
+    bool out = false;
+  };
   std::vector<std::string> parked_;
+  std::map<std::size_t, Waiting> waiting_;  // parked, of the one cursor that parks
+  std::size_t next_waiting_ = 0;
   std::size_t calls_ = 0;
   std::size_t in_vain_ = 0;
   std::vector<std::string> held_keys_;

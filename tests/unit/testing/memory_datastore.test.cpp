@@ -213,7 +213,7 @@ TEST_F(MemoryDatastoreTest, ACursorBuriesOnTheLogsSide) {
   store.append(test::numbered("a", 1));
   const auto cursor = store.cursor("c", {"*"});
   ASSERT_TRUE(cursor->acquire());
-  cursor->bury(cursor->read(1).at(0), "jobs", "too large", 3);
+  cursor->bury(cursor->read(1).at(0), "jobs", "too large", 3, false);
   ASSERT_EQ(store.dead_letters().size(), 1U);
   EXPECT_EQ(store.dead_letters()[0].message.id(), "a-1");
   EXPECT_EQ(store.dead_letters()[0].reason, "too large");
