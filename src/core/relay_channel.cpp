@@ -104,7 +104,9 @@ void RelayChannel::turn(std::stop_token stop) {
   bool moved = collect();
   bury_condemned();
   set_aside();
-  park_followers();
+  if (parking_is_due()) {
+    park_followers();
+  }
   if (now() - checkpointed_ >= kSuspended) {
     checkpoint();  // before anything is sent: who was suspended learns here that the lease is another's
   }
@@ -185,7 +187,6 @@ bool RelayChannel::read_more() {
   if (returned && entries.size() < most) {
     next_look_ = now();  // before more is read: what comes now may wait behind them here and need not be parked
   }
-  park_followers();
   next_read_ = now();
   poll_wait_ = 1ms;
   return true;
@@ -201,6 +202,7 @@ void RelayChannel::look_around() {
     look_(*cursor_);
   }
   if (holds) {
+    park_followers();  // before their keys may be found free
     held_.clear();
     for (auto& [key, failing] : cursor_->held_keys()) {
       held_.emplace(std::move(key), failing);
@@ -327,6 +329,7 @@ bool RelayChannel::drain() {
       cursor_->checkpoint(pending_.settled_through());
     }
     const bool drained = batches_.empty();
+    park_followers();
     cursor_->checkpoint(pending_.settled_through());
     cursor_->release();
     abandon();

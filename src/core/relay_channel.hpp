@@ -79,6 +79,7 @@ class RelayChannel {
   void withhold(std::uint64_t sequence);
   void hold_key(const std::string& key, bool failing);
   void set_aside();
+  [[nodiscard]] bool parking_is_due() const;
   void park_followers();
 
   [[nodiscard]] TimePoint now() const;
@@ -110,6 +111,7 @@ class RelayChannel {
   std::map<std::string, bool> held_{};            // keys that wait in the log's keeping; whether behind one that keeps failing
   bool held_known_ = false;
   std::deque<std::uint64_t> followers_{};  // events to be parked: of theirs, or that keep failing
+  TimePoint follows_since_{};              // the first of them
   FailureWindow health_;
   std::size_t silent_failures_ = 0;  // `retryable` and `unknown` since the channel last said anything
   std::optional<RelayOutage> outage_{};

@@ -13,7 +13,8 @@ using namespace std::chrono_literals;
 
 constexpr std::size_t kSilentFailures = 50;  // failures without a single judgement in between: the broker is away
 constexpr auto kShortestBackOff = 5ms;
-constexpr auto kPatience = 10s;               // with an event that fails, before it is set aside
+constexpr auto kPatience = 10s;  // with an event that fails, before it is set aside
+constexpr auto kParkEvery = 50ms;
 constexpr int kFailuresInACrowd = 3;          // the same where others need the room
 constexpr std::size_t kLongestError = 4'000;  // bytes of it that are kept, as text that a database takes
 
@@ -154,6 +155,9 @@ void RelayChannel::bury_condemned() {
 
 void RelayChannel::withhold(std::uint64_t sequence) {
   if (pending_.withhold(sequence)) {
+    if (followers_.empty()) {
+      follows_since_ = now();
+    }
     followers_.push_back(sequence);
   }
 }
@@ -185,6 +189,12 @@ void RelayChannel::set_aside() {
       hold_key(std::string{item.entry.event.key}, true);
     }
   }
+}
+
+/// A transaction for each would be slow; but they take room.
+bool RelayChannel::parking_is_due() const {
+  return followers_.size() >= std::min(options_.batch, options_.in_flight) / 4 || (drained_log_ && batches_.empty()) ||
+         now() - follows_since_ >= kParkEvery;
 }
 
 // Settled in their order, the first of each key first: a key's next is free to go when the one before it is settled, but it is
