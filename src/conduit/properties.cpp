@@ -140,7 +140,8 @@ Conf producer_conf(const ConduitOptions& options) {
   // What the broker refuses must not be passed by what comes after it in its partition: then librdkafka gives up, and a new
   // client takes over.
   set(conf.get(), "enable.gapless.guarantee", "true");
-  set(conf.get(), "linger.ms", "1");
+  // Calls bring batches of their own; more is waited for in vain.
+  set(conf.get(), "linger.ms", "0.2");
   set(conf.get(), "topic.metadata.propagation.max.ms", "3000");
   overlay(conf.get(), options);
   check_security(conf.get(), options, {});
