@@ -83,7 +83,8 @@ WindowReader::WindowReader(const std::string& schema, const std::vector<std::str
       ends_{"penstock_ends", ends_sql(schema)},
       late_extent_{"penstock_late_extent", late_extent_sql(schema)},
       late_rows_{"penstock_late_rows", late_rows_sql(schema)},
-      range_rows_{"penstock_range_rows", range_rows_sql(schema)} {
+      range_rows_{"penstock_range_rows", range_rows_sql(schema)},
+      small_rows_{"penstock_small_rows", small_rows_sql(schema)} {
   const bool complement = route_complement(patterns);
   if (complement || std::find(patterns.begin(), patterns.end(), "*") == patterns.end()) {
     ArrayLiteral literal;
@@ -94,7 +95,7 @@ WindowReader::WindowReader(const std::string& schema, const std::vector<std::str
   }
   if (complement) {
     complement_ = true;
-    for (Statement* statement : {&poll_, &late_rows_, &range_rows_}) {
+    for (Statement* statement : {&poll_, &late_rows_, &range_rows_, &small_rows_}) {
       statement->sql = routes_complemented(std::move(statement->sql));
     }
   }
@@ -110,7 +111,7 @@ void WindowReader::use(pqxx::connection& connection, bool shared_by_pooler) {
     tx.exec(reader_session_settings());
     tx.commit();
   }
-  for (const Statement* statement : {&poll_, &extent_, &ends_, &late_extent_, &late_rows_, &range_rows_}) {
+  for (const Statement* statement : {&poll_, &extent_, &ends_, &late_extent_, &late_rows_, &range_rows_, &small_rows_}) {
     connection.prepare(statement->name, statement->sql);
   }
   prepared_ = true;
@@ -161,10 +162,10 @@ void WindowReader::recycle(std::vector<Event> events) {
 }
 
 /// Fills the buffer, which is empty, and stays so when this throws.
-void WindowReader::decode(const pqxx::result& rows, int first) {
+void WindowReader::decode(const pqxx::result& rows, Index first, Index end) {
   std::vector<LogRow> found;
-  found.reserve(static_cast<std::size_t>(rows.size()));
-  for (auto i = static_cast<pqxx::result::size_type>(first); i < rows.size(); ++i) {
+  found.reserve(static_cast<std::size_t>(end));
+  for (Index i = first; i < end; ++i) {
     found.push_back(read_row(rows[i]));
   }
   buffer_ = std::move(found);
@@ -187,7 +188,7 @@ WindowReader::Step WindowReader::poll(pqxx::connection& connection) {
     open_ = std::move(open);
     return Step::more;
   }
-  decode(rows, 1);
+  decode(rows, 1, rows.size());
   if (buffered()) {
     buffer_window_ = std::make_shared<const Window>(Window{prev_, cur, prev_floor_});
   }
@@ -240,10 +241,10 @@ WindowReader::Step WindowReader::walk(pqxx::connection& connection) {
     const auto next = optional_id(late[0]["smallest"]);
     if (next && *next < smallest) {
       const std::int64_t to = std::min(*next - 1 + limits_.chunk, smallest - 1);
-      return fill(read(tx, late_rows_,
-                       {array_of(open.late), std::to_string(*next - 1), std::to_string(to), limit,
-                        std::to_string(limits_.bytes), patterns_}),
-                  to);
+      const auto rows = read(tx, late_rows_,
+                             {array_of(open.late), std::to_string(*next - 1), std::to_string(to), limit,
+                              std::to_string(limits_.bytes), patterns_});
+      return fill(rows, rows.size(), to);
     }
   }
   if (!open.smallest) {
@@ -254,11 +255,27 @@ WindowReader::Step WindowReader::walk(pqxx::connection& connection) {
     return close();
   }
   const std::int64_t to = std::min(from + limits_.chunk, open.largest);
-  return fill(read(tx, range_rows_,
-                   {std::to_string(from), std::to_string(to), open.window->prev.text, open.window->cur.text, limit,
-                    std::to_string(limits_.bytes), patterns_}),
-              to);
+  const bool small = payloads_are_small_;
+  const auto rows = read(tx, small ? small_rows_ : range_rows_,
+                         {std::to_string(from), std::to_string(to), open.window->prev.text, open.window->cur.text, limit,
+                          std::to_string(small ? small_bytes() : limits_.bytes), patterns_});
+  if (small) {
+    for (Index i = 0; i < rows.size(); ++i) {
+      if (const auto large = rows[i][column_large]; !large.is_null() && large.as<bool>()) {
+        payloads_are_small_ = false;  // it is read by the other statement, with what comes after it
+        return fill(rows, i, rows[i][column_id].as<std::int64_t>() - 1);
+      }
+    }
+  }
+  const Step step = fill(rows, rows.size(), to);
+  payloads_are_small_ = std::all_of(buffer_.begin(), buffer_.end(), [this](const LogRow& row) {
+    return !row.event.data || static_cast<std::int64_t>(row.event.data->size()) <= small_bytes();
+  });
+  return step;
 }
+
+/// So many rows of this do not exceed the bytes that a read may have.
+std::int64_t WindowReader::small_bytes() const { return limits_.bytes / static_cast<std::int64_t>(limits_.small_window); }
 
 void WindowReader::advance(Snapshot to) {
   prev_ = std::move(to);
@@ -272,8 +289,8 @@ WindowReader::Step WindowReader::close() {
   return Step::more;
 }
 
-WindowReader::Step WindowReader::fill(const pqxx::result& rows, std::int64_t to) {
-  decode(rows, 0);
+WindowReader::Step WindowReader::fill(const pqxx::result& rows, Index end, std::int64_t to) {
+  decode(rows, 0, end);
   std::int64_t bytes = 0;
   for (const LogRow& row : buffer_) {
     bytes += row.event.data ? static_cast<std::int64_t>(row.event.data->size()) : 0;

@@ -114,8 +114,10 @@ class WindowReader {
   Step walk(pqxx::connection& connection);
   void advance(Snapshot to);
   Step close();
-  Step fill(const pqxx::result& rows, std::int64_t to);
-  void decode(const pqxx::result& rows, int first);
+  using Index = pqxx::result::size_type;
+  Step fill(const pqxx::result& rows, Index end, std::int64_t to);
+  void decode(const pqxx::result& rows, Index first, Index end);
+  [[nodiscard]] std::int64_t small_bytes() const;
   LogRow read_row(const pqxx::row& row);
 
   std::optional<std::string> patterns_;
@@ -127,12 +129,14 @@ class WindowReader {
   Statement late_extent_;
   Statement late_rows_;
   Statement range_rows_;
+  Statement small_rows_;
   bool prepared_ = false;
 
   Snapshot prev_ = Snapshot::beginning();
   std::int64_t prev_floor_ = 0;
   IdFloor floor_{};
   std::optional<OpenWindow> open_{};
+  bool payloads_are_small_ = true;  // of late
   std::vector<LogRow> buffer_{};
   std::vector<Event> spare_{};
   std::shared_ptr<const Window> buffer_window_{};

@@ -8,15 +8,20 @@
 namespace penstock::postgres {
 namespace {
 
-constexpr std::string_view kColumns =
+constexpr std::string_view kAttributes =
     "id, event_id, source, type, subject, key, content_type, data_schema, time,"
     " CASE WHEN time IS NULL THEN (date_part('epoch', appended_at) * 1000000)::bigint END AS appended_us, correlation_id,"
-    " causation_id, traceparent, tracestate, extensions, headers, data";
+    " causation_id, traceparent, tracestate, extensions, headers";
+const std::string kColumns = std::string{kAttributes} + ", data";
+constexpr std::string_view kRange =
+    " FROM @schema@.outbox o WHERE o.id > $1::bigint AND o.id <= $2::bigint"
+    " AND pg_visible_in_snapshot(o.txid, $4::pg_snapshot) AND NOT pg_visible_in_snapshot(o.txid, $3::pg_snapshot)"
+    " AND ($7::text[] IS NULL OR o.route LIKE ANY ($7::text[])) ORDER BY o.id LIMIT $5::int";
 
 // Cuts a run of rows off where their payloads exceed the limit, but never before the first row. The lengths are read without
 // fetching the payloads.
 std::string within_bytes(std::string_view rows, std::string_view bytes) {
-  return "SELECT " + std::string{kColumns} +
+  return "SELECT " + kColumns +
          " FROM (SELECT r.*, sum(coalesce(octet_length(r.data), 0)) OVER (ORDER BY r.id ROWS UNBOUNDED PRECEDING)"
          " - coalesce(octet_length(r.data), 0) AS before FROM (" +
          std::string{rows} + ") r) s WHERE before < " + std::string{bytes} + " ORDER BY id";
@@ -55,7 +60,7 @@ std::string poll_sql(const std::string& schema) {
       "  NULL AS causation_id, NULL AS traceparent, NULL AS tracestate, NULL::jsonb AS extensions, NULL::jsonb AS headers,"
       "  NULL::bytea AS data, pg_current_snapshot()::text AS cur, large, largest FROM size"
       " UNION ALL SELECT " +
-          std::string{kColumns} +
+          kColumns +
           ", NULL, NULL, NULL"
           " FROM (SELECT * FROM fresh UNION ALL SELECT * FROM late) w, size WHERE NOT large"
           "  AND ($5::text[] IS NULL OR route LIKE ANY ($5::text[]))"
@@ -100,12 +105,14 @@ std::string late_rows_sql(const std::string& schema) {
 }
 
 std::string range_rows_sql(const std::string& schema) {
-  return in_schema(within_bytes("SELECT * FROM @schema@.outbox o WHERE o.id > $1::bigint AND o.id <= $2::bigint"
-                                " AND pg_visible_in_snapshot(o.txid, $4::pg_snapshot)"
-                                " AND NOT pg_visible_in_snapshot(o.txid, $3::pg_snapshot)"
-                                " AND ($7::text[] IS NULL OR o.route LIKE ANY ($7::text[]))"
-                                " ORDER BY o.id LIMIT $5::int",
-                                "$6::bigint"),
+  return in_schema(within_bytes("SELECT *" + std::string{kRange}, "$6::bigint"), schema);
+}
+
+std::string small_rows_sql(const std::string& schema) {
+  return in_schema("SELECT " + std::string{kAttributes} +
+                       ", CASE WHEN octet_length(data) <= $6::bigint THEN data END AS data,"
+                       " octet_length(data) > $6::bigint AS large" +
+                       std::string{kRange},
                    schema);
 }
 

@@ -204,11 +204,12 @@ TEST_P(PlansTest, ALateTransactionIsReadByItsNumberAndNotFromItsFirstIdOn) {
 TEST_P(PlansTest, AnyPlaceInALargeWindowCostsTheSame) {
   const auto cur = snapshot();
   for (const std::int64_t place : {kBacklog / 2 + 10, kBacklog * 3 / 4, kBacklog - 100}) {
-    const auto plan = explain(postgres::range_rows_sql(schema_.name()), place, place + kChunk, prev_.text, cur.text, kMost,
-                              kBytes, std::optional<std::string>{});
-    EXPECT_LE(plan.most_rows, kMost) << plan.text;
-    EXPECT_LE(plan.buffers, 200) << plan.text;
-    EXPECT_EQ(plan.text.find("Sort Method"), std::string::npos) << plan.text;
+    for (const auto& sql : {postgres::range_rows_sql(schema_.name()), postgres::small_rows_sql(schema_.name())}) {
+      const auto plan = explain(sql, place, place + kChunk, prev_.text, cur.text, kMost, kBytes, std::optional<std::string>{});
+      EXPECT_LE(plan.most_rows, kMost) << plan.text;
+      EXPECT_LE(plan.buffers, 200) << plan.text;
+      EXPECT_EQ(plan.text.find("Sort Method"), std::string::npos) << plan.text;
+    }
   }
 }
 
@@ -238,6 +239,41 @@ TEST_P(PlansTest, AHugeWindowIsReadInOrderWithABoundedBuffer) {
     rows += buffered;
   }
   EXPECT_EQ(rows, 10 + kBacklog / 2 + 20'000);
+}
+
+TEST_P(PlansTest, PayloadsOfAllSizesAreReadInOrderWithABoundedBuffer) {
+  open_->commit();
+  open_.reset();
+  constexpr std::int64_t kPayloads = 16'000;
+  const auto size_of = [](std::int64_t i) { return i % 97 == 0 ? kPayloads / 2 : i % 31 == 0 ? 0 : i % 13; };
+  const auto before = snapshot();
+  std::vector<Event> events;
+  for (std::int64_t i = 0; i < 2'000; ++i) {
+    Event event{.id = std::to_string(i), .source = "/s", .type = "t", .key = "k"};
+    if (i % 31 != 1) event.data = std::string(static_cast<std::size_t>(size_of(i)), 'x');
+    events.push_back(std::move(event));
+  }
+  {
+    Outbox outbox{test::postgres_url(), {.schema = schema_.name()}};
+    pqxx::work tx{connection_};
+    outbox.append(tx, events);
+    tx.commit();
+  }
+  postgres::WindowReader reader{schema_.name(), {"*"}, {.small_window = 500, .bytes = kPayloads, .chunk = kChunk}};
+  reader.seek({.prev = before.text});
+  std::size_t next = 0;
+  for (auto step = reader.step(connection_); step != postgres::WindowReader::Step::end; step = reader.step(connection_)) {
+    std::size_t bytes = 0;
+    for (const auto& row : reader.take().rows) {
+      if (row.event.source != "/s") continue;
+      ASSERT_EQ(row.event.id, events.at(next).id);
+      EXPECT_EQ(row.event.data, events.at(next).data);
+      bytes += row.event.data ? row.event.data->size() : 0;
+      ++next;
+    }
+    EXPECT_LT(bytes, static_cast<std::size_t>(kPayloads + kPayloads / 2)) << "the last one may exceed it";
+  }
+  EXPECT_EQ(next, events.size());
 }
 
 INSTANTIATE_TEST_SUITE_P(Statistics, PlansTest, testing::Values("never analyzed", "analyzed while empty", "analyzed"),
