@@ -36,6 +36,7 @@ class PENSTOCK_EXPORT EventLog {
     Event event{};
     bool returned = false;  ///< was parked, and nothing holds its key any more
     int failures = 0;       ///< how often it had failed when it was parked; 0: it only waited
+    std::string defect{};   ///< why not all of the event could be read: it is to be buried
   };
 
   /// An entry that is to be parked.

@@ -175,6 +175,12 @@ bool RelayChannel::read_more() {
   const bool returned = entries.front().returned;
   for (auto& entry : entries) {
     const std::uint64_t sequence = entry.sequence;
+    if (!entry.defect.empty()) {
+      pending_.add(std::move(entry));
+      pending_.hold(sequence);
+      condemned_.push_back(sequence);
+      continue;
+    }
     // Behind one that is here it waits here: parked, it would come before that if that is parked later.
     const bool waits =
         !held_.empty() && !entry.returned && held_.count(entry.event.key) != 0 && !pending_.any_fresh(entry.event.key);

@@ -110,10 +110,13 @@ void RelayChannel::begin_outage(bool rejecting, const std::string& error) {
   outage_.emplace();
   outage_->rejecting = rejecting;
   outage_->until = now() + back_off(1);
-  for (const std::uint64_t sequence : condemned_) {
-    pending_.fence(sequence, now());
-  }
-  condemned_.clear();
+  std::erase_if(condemned_, [this](std::uint64_t sequence) {
+    const bool judged = pending_.item(sequence).entry.defect.empty();
+    if (judged) {
+      pending_.fence(sequence, now());
+    }
+    return judged;
+  });
   pending_.forgive();
   if (!rejecting) {
     log(LogLevel::error, "relay of " + name_ + ": the broker seems to be away: " + error);
@@ -140,9 +143,13 @@ void RelayChannel::bury_condemned() {
     const RelayPending::Item& item = pending_.item(sequence);
     const int rejections = std::max(item.rejections, item.proven);
     const bool holds = options_.after_dead_letter == AfterDeadLetter::hold;
-    cursor_->bury(item.entry, channel_.name, item.error, rejections + item.failures, holds);
-    log(LogLevel::error, "relay of " + name_ + ": event " + item.entry.event.id + " was rejected " +
-                             std::to_string(rejections) + " times and is now a dead letter: " + item.error);
+    const std::string& defect = item.entry.defect;
+    const std::string error = defect.empty() ? item.error : text::clean(defect, kLongestError);
+    cursor_->bury(item.entry, channel_.name, error, rejections + item.failures, holds);
+    log(LogLevel::error,
+        "relay of " + name_ + ": event " + item.entry.event.id +
+            (defect.empty() ? " was rejected " + std::to_string(rejections) + " times" : std::string{" cannot be read"}) +
+            " and is now a dead letter: " + error);
     const std::string key = item.entry.event.key;
     condemned_.pop_front();
     settle(sequence);

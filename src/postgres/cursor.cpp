@@ -254,7 +254,9 @@ std::vector<EventLog::Entry> PostgresCursor::read(std::size_t max) {
       entries.reserve(end - handed_out_);
       for (; handed_out_ < end; ++handed_out_) {
         LogRow& row = chunk_.rows[handed_out_];
-        entries.push_back({.sequence = tracker_.delivered(row.id, chunk_.window), .event = std::move(row.event)});
+        entries.push_back({.sequence = tracker_.delivered(row.id, chunk_.window),
+                           .event = std::move(row.event),
+                           .defect = std::move(row.defect)});
       }
       note_closed();
     }

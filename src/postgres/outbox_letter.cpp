@@ -74,7 +74,8 @@ void insert_outbox_letters(pqxx::transaction_base& tx, const std::string& schema
           " SELECT 'outbox', CASE WHEN kind > 0 THEN 'dead' ELSE 'behind' END, kind = 2, $1::text, $2::text, $3::text, "
           "position,"
           "  source, id, type, key, convert_to(key, 'UTF8'), headers, payload,"
-          "  CASE WHEN kind > 0 THEN 'rejected by the channel' WHEN tries > 0 THEN 'is tried again'"
+          "  CASE WHEN kind > 0 AND tries = 0 THEN 'malformed: it cannot be read from the log'"
+          "   WHEN kind > 0 THEN 'rejected by the channel' WHEN tries > 0 THEN 'is tried again'"
           "   ELSE 'waits behind an earlier event of its key' END, error, error,"
           "  CASE WHEN tries > 0 THEN " +
               letter_attempts("tries", "error") +

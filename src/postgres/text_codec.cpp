@@ -175,11 +175,18 @@ std::string extensions_to_json(const std::map<std::string, ExtensionValue>& exte
 std::map<std::string, ExtensionValue> extensions_from_json(std::string_view text) {
   std::map<std::string, ExtensionValue> extensions;
   const json object = json::parse(text);
+  if (!object.is_object()) {
+    throw std::invalid_argument("the extensions are no object");
+  }
   for (const auto& [name, value] : object.items()) {
     if (value.is_boolean()) {
       extensions.emplace(name, ExtensionValue{value.get<bool>()});
     } else if (value.is_number_integer()) {
-      extensions.emplace(name, ExtensionValue{value.get<std::int32_t>()});
+      const auto integer = value.get<std::int64_t>();
+      if (!std::in_range<std::int32_t>(integer)) {
+        throw std::invalid_argument("an integer of an extension has 32 bits");
+      }
+      extensions.emplace(name, ExtensionValue{static_cast<std::int32_t>(integer)});
     } else if (value.is_object()) {
       extensions.emplace(name, ExtensionValue::binary(to_bytes(value)));
     } else {

@@ -31,6 +31,20 @@ std::string time_of(const pqxx::field& microseconds) {
       std::chrono::duration_cast<system_clock::duration>(std::chrono::microseconds{microseconds.as<std::int64_t>()})});
 }
 
+/// What nobody has appended, but written into the table. Empty, or what is wrong.
+template <class Read>
+std::string defect_in(const char* column, const pqxx::field& field, const char* form, Read read) {
+  if (field.is_null()) {
+    return {};
+  }
+  try {
+    read(view_of(field));
+    return {};
+  } catch (const std::exception&) {
+    return std::string{"its column "} + column + " is no " + form + ": " + field.c_str();
+  }
+}
+
 std::optional<std::int64_t> optional_id(const pqxx::field& field) {
   return field.is_null() ? std::nullopt : std::optional{field.as<std::int64_t>()};
 }
@@ -61,12 +75,12 @@ LogRow WindowReader::read_row(const pqxx::row& row) {
   read_text(event.traceparent, row[column_traceparent]);
   read_text(event.tracestate, row[column_tracestate]);
   event.extensions.clear();
-  if (const auto extensions = row[column_extensions]; !extensions.is_null()) {
-    event.extensions = extensions_from_json(view_of(extensions));
-  }
   event.headers.clear();
-  if (const auto headers = row[column_headers]; !headers.is_null()) {
-    event.headers = headers_from_json(view_of(headers));
+  result.defect = defect_in("extensions", row[column_extensions], "object of texts, numbers and booleans",
+                            [&](std::string_view json) { event.extensions = extensions_from_json(json); });
+  if (result.defect.empty()) {
+    result.defect = defect_in("headers", row[column_headers], "array of names and values",
+                              [&](std::string_view json) { event.headers = headers_from_json(json); });
   }
   if (const auto data = row[column_data]; data.is_null()) {
     event.data.reset();

@@ -36,6 +36,7 @@ struct Window {
 struct LogRow {
   std::int64_t id = 0;
   Event event{};
+  std::string defect{};  ///< why its headers or extensions are missing
 };
 
 struct ReaderLimits {

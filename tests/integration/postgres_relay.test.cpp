@@ -198,6 +198,25 @@ TEST_F(RelayOnPostgres, Rule6_WhateverAChannelSaysOfAnEventItBecomesADeadLetter)
   EXPECT_EQ(schema_.value<std::string>("SELECT DISTINCT last_error FROM " + schema_.table("dead_letters")), "no ??   thing");
 }
 
+TEST_F(RelayOnPostgres, Rule6_ARowThatNobodyAppendedAndThatIsNoEventBecomesADeadLetter) {
+  append(0, 5);
+  schema_.exec(
+      "INSERT INTO " + schema_.table("outbox") + "(segment, route, event_id, source, type, key, headers, extensions, data)" +
+      " SELECT segment, 't', 'bad-' || n, '/shop', 't', 'k1', h::jsonb, e::jsonb, 'bytes' FROM " + schema_.table("outbox") +
+      R"( , (VALUES (1, '{"a": 1}', NULL), (2, '[["a"]]', NULL), (3, NULL, '[1]'), (4, NULL, '{"n": 5000000000}'),)" +
+      R"( (5, NULL, '{"n": 1.5}'), (6, '[["x", {"base64": "?"}]]', NULL)) v(n, h, e) WHERE event_id = '0')");
+  append(5, 10);
+  Relay relay{outbox_, {{"*", broker_.channel("orders")}}, {.idle_wait = 50ms}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  const auto status = [&] { return relay.status().channels.at(0); };
+  EXPECT_TRUE(eventually([&] { return status().published == 10 && status().buried == 6; })) << status().last_error;
+  EXPECT_EQ(arrived(broker_.published("orders")), 10U);
+  EXPECT_EQ(schema_.value<std::string>("SELECT string_agg(error_class || ' ' || convert_from(payload, 'UTF8'), ',') FROM " +
+                                       schema_.table("dead_letters") + " WHERE last_error LIKE '%{%a%: 1}%'"),
+            "malformed bytes");
+  EXPECT_TRUE(eventually([&] { return status().backlog->events == 0; }));
+}
+
 TEST_F(RelayOnPostgres, Rule6_AnEventWithALongKeyBecomesADeadLetter) {
   std::string key;  // more than an entry of an index takes, and nothing that compresses
   for (int i = 0; i < 300; ++i) {
