@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "penstock/consumer.hpp"
 #include "penstock/postgres_datastore.hpp"
 #include "penstock/testing/check_idempotent.hpp"
+#include "penstock/uuid.hpp"
 #include "support/consumer_run.hpp"
 #include "support/postgres.hpp"
 #include "support/processes.hpp"
@@ -125,6 +127,55 @@ TEST_F(ConsumerEffects, Rule10_AFailedStatementLeavesNothingOfItsHandler) {
   EXPECT_EQ(count("inbox", "state = 'dead'"), 1);
   EXPECT_EQ(count("parked"), 0);
   EXPECT_THAT(text("SELECT last_error FROM " + schema.table("dead_letters")), HasSubstr("no_such_function"));
+}
+
+TEST_F(ConsumerEffects, Rule16_WhateverAMessageHoldsItIsHandledOrADeadLetterAndStopsNobody) {
+  std::string text;  // more than an entry of an index takes, and nothing that compresses
+  for (int i = 0; i < 100; ++i) text += uuid7();
+  std::set<std::string> sent;
+  const auto deliver = [&](const auto& change_event, const auto& change_wire) {
+    for (const std::string type : {"test.good.v1", "test.bad.v1"}) {
+      Event event = numbered("k" + std::to_string(sent.size()), static_cast<int>(sent.size()));
+      event.type = type;
+      change_event(event);
+      Message message;
+      message.wire = encode(event, Binding::kafka);
+      change_wire(message.wire);
+      message.event = decode(message.wire, Binding::kafka);
+      sent.insert(message.id());
+      script->deliver(std::move(message));
+    }
+  };
+  const auto event = [&](const auto& change) { deliver(change, [](Wire&) {}); };
+  const auto wire = [&](const auto& change) { deliver([](Event&) {}, change); };
+  options.retry = RetryPolicy::fixed(1ms).attempts(2);
+  const auto consumer = run([this](const Message& message, Context& context) {
+    if (message.type().rfind("test.bad", 0) == 0) throw std::runtime_error{"no \xff good"};
+    context.tx().exec("INSERT INTO " + effects + "(id) VALUES (" + context.tx().quote(message.id()) + ")");
+    context.emit({.type = "test.followed.v1"});
+    return Verdict::done();
+  });
+  event([&](Event& e) { e.id += text; });
+  event([&](Event& e) { e.source += text; });
+  event([&](Event& e) { e.key += text; });
+  event([&](Event& e) { e.type += text; });
+  event([&](Event& e) { e.correlation_id = text; });
+  event([&](Event& e) { e.causation_id = text; });
+  event([&](Event& e) { e.subject = text; });
+  event([&](Event& e) { e.extensions.emplace("long", ExtensionValue{text}); });
+  const auto without_key = [](Wire& w) {
+    std::erase_if(w.headers, [](const Header& h) { return h.name == "ce_partitionkey"; });
+  };
+  wire([&](Wire& w) { without_key(w), w.key = std::string{"a\0nul", 5}; });
+  wire([&](Wire& w) { without_key(w), w.key = "\xff\xfe"; });
+  wire([&](Wire& w) { w.headers.push_back({"x-bytes", std::string{"\xff\0", 2}}); });
+  wire([&](Wire& w) { w.headers.push_back({"\xff\xfe", std::nullopt}); });
+  wire([&](Wire& w) { w.payload = std::string{"\xff\0", 2}; });
+  EXPECT_TRUE(eventually([&] { return consumer->status().done + consumer->status().dead == sent.size(); }));
+  EXPECT_EQ(script->acked().size(), sent.size());
+  EXPECT_EQ(consumer->status().done, 8U) << "all that the database can hold as it is";
+  EXPECT_EQ(count("dead_letters", "octet_length(payload) > 0"), static_cast<long long>(sent.size()) - 8);
+  EXPECT_EQ(count("parked"), 0);
 }
 
 TEST_F(ConsumerEffects, AHandlerThatGoesOnAfterAFailedStatementHasFailed) {
