@@ -102,7 +102,7 @@ void ParkedEvents::try_again(pqxx::transaction_base& tx, const EventLog::Parking
       in_schema("UPDATE @schema@.dead_letters SET next_attempt_at = clock_timestamp() + $4::bigint * interval '1 ms',"
                 " reason = 'is tried again', first_error = coalesce(first_error, $2), last_error = $2,"
                 " attempts = CASE WHEN jsonb_array_length(attempts) < 20 THEN attempts ELSE attempts - 1 END || " +
-                    letter_attempts("$3", "$2") + " WHERE id = $1::bigint",
+                    letter_attempts("$3", "$2") + " WHERE id = $1::bigint AND state = 'behind'",
                 schema_),
       out_.at(parking.entry->sequence), parking.error, parking.failures, static_cast<std::int64_t>(parking.delay.count()));
 }

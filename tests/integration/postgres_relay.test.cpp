@@ -396,6 +396,25 @@ TEST_F(RelayOnPostgres, Rule6_KeysThatKeepFailingTakeNoRoomFromOthersAndGoOnInTh
   EXPECT_TRUE(eventually([&] { return behind("true") == 0 && status().fenced_keys == 0; }));
 }
 
+TEST_F(RelayOnPostgres, WhoeverGivesUpAnEventThatKeepsFailingFreesItsKey) {
+  append(0, 400);
+  const auto publisher = std::make_shared<Failing>(std::set<std::string>{"k3"});
+  Relay relay{outbox_,
+              {{"*", {"memory", "orders", publisher}}},
+              {.in_flight = 50, .idle_wait = 50ms, .retry = RetryPolicy::fixed(20ms)}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  const auto status = [&] { return relay.status().channels.at(0); };
+  ASSERT_TRUE(eventually([&] { return status().parked == 40; })) << status().last_error;
+  // As docs/replay.md has it.
+  schema_.exec("UPDATE " + schema_.table("dead_letters") + " SET state = 'dead', next_attempt_at = NULL WHERE event_id = '3'");
+  publisher->mend();
+  EXPECT_TRUE(eventually([&] { return publisher->stored("k3").size() >= 39; }));
+  EXPECT_TRUE(eventually(
+      [&] { return schema_.value("SELECT count(*) FROM " + schema_.table("dead_letters") + " WHERE state = 'behind'") == 0; }));
+  const auto stored = publisher->stored("k3");
+  EXPECT_EQ(stored.at(stored.size() - 39), "13") << "it may have been on its way at that moment";
+}
+
 TEST_F(RelayOnPostgres, AnEventWithoutARouteIsADeadLetterUnlessAnotherRelayMayCarryIt) {
   const auto append_type = [&](const std::string& id, const std::string& type) {
     pqxx::work tx{connection_};
