@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/syntax.hpp"
 
+#include <array>
 #include <cstddef>
 
 #include "core/text.hpp"
@@ -12,19 +13,33 @@ using text::hex_value;
 using text::is_alpha;
 using text::is_digit;
 
-bool is_token_char(char c) noexcept {
-  return is_alpha(c) || is_digit(c) || (c != '\0' && std::string_view{"!#$%&'*+-.^_`|~"}.find(c) != std::string_view::npos);
+using ByteSet = std::array<bool, 256>;
+
+/// ASCII letters, digits and these.
+constexpr ByteSet letters_digits_and(std::string_view others) {
+  ByteSet set{};
+  for (unsigned c = 0; c < 0x80U; ++c) set[c] = is_alpha(static_cast<char>(c)) || is_digit(static_cast<char>(c));
+  for (const char c : others) set[static_cast<unsigned char>(c)] = true;
+  return set;
 }
 
-bool is_uri_char(char c) noexcept {
-  return static_cast<unsigned char>(c) >= 0x80U || is_alpha(c) || is_digit(c) ||
-         (c != '\0' && std::string_view{"-._~:/?#[]@!$&'()*+,;=%"}.find(c) != std::string_view::npos);
-}
+constexpr ByteSet token_chars = letters_digits_and("!#$%&'*+-.^_`|~");
+constexpr ByteSet uri_chars = [] {
+  ByteSet set = letters_digits_and("-._~:/?#[]@!$&'()*+,;=%");
+  for (std::size_t c = 0x80U; c < set.size(); ++c) set[c] = true;
+  return set;
+}();
+
+bool is_token_char(char c) noexcept { return token_chars[static_cast<unsigned char>(c)]; }
+bool is_uri_char(char c) noexcept { return uri_chars[static_cast<unsigned char>(c)]; }
 
 /// The length of the scheme before the first ':' that could end one, or npos when there is none.
 std::size_t scheme_length(std::string_view uri) noexcept {
-  const std::size_t end = uri.find_first_of(":/?#");
-  return end != std::string_view::npos && uri[end] == ':' ? end : std::string_view::npos;
+  for (std::size_t i = 0; i < uri.size(); ++i) {
+    if (uri[i] == ':') return i;
+    if (uri[i] == '/' || uri[i] == '?' || uri[i] == '#') break;
+  }
+  return std::string_view::npos;
 }
 
 /// Takes a token off the front of `rest`; empty when there is none.

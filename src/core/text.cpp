@@ -48,17 +48,31 @@ std::uint32_t next_code_point(std::string_view bytes, std::size_t& at) noexcept 
 
 bool is_control(std::uint32_t point) noexcept { return point < 0x20U || (point >= 0x7FU && point <= 0x9FU); }
 
-/// Where from `at` on there is something else than printable ASCII, or less than eight bytes to look at.
-std::size_t skip_plain(std::string_view bytes, std::size_t at) noexcept {
-  constexpr std::uint64_t ones = 0x0101010101010101U;
-  for (; bytes.size() - at >= sizeof(std::uint64_t); at += sizeof(std::uint64_t)) {
+constexpr std::uint64_t ones = 0x0101010101010101U;
+
+/// Eight bytes of ASCII. Lambdas, as calls through a pointer would take longer than what they do.
+constexpr auto is_ascii = [](std::uint64_t eight) { return (eight & (ones * 0x80U)) == 0; };
+
+/// Eight bytes of printable ASCII.
+constexpr auto is_printable = [](std::uint64_t eight) {
+  const std::uint64_t is_control = (eight - ones * 0x20U) & ~eight;
+  const std::uint64_t is_del = ((eight ^ (ones * 0x7FU)) - ones) & ~(eight ^ (ones * 0x7FU));
+  return ((eight | is_control | is_del) & (ones * 0x80U)) == 0;
+};
+
+/// Up to where eight bytes at a time are all as wanted. The last eight are looked at though some were seen before.
+template <class Wanted>
+std::size_t skip(std::string_view bytes, Wanted wanted) noexcept {
+  constexpr std::size_t step = sizeof(std::uint64_t);
+  const auto wants = [&](std::size_t at) {
     std::uint64_t eight = 0;
-    std::memcpy(&eight, bytes.data() + at, sizeof eight);
-    const std::uint64_t is_control = (eight - ones * 0x20U) & ~eight;
-    const std::uint64_t is_del = ((eight ^ (ones * 0x7FU)) - ones) & ~(eight ^ (ones * 0x7FU));
-    if (((eight | is_control | is_del) & (ones * 0x80U)) != 0) break;
-  }
-  return at;
+    std::memcpy(&eight, bytes.data() + at, step);
+    return wanted(eight);
+  };
+  std::size_t at = 0;
+  while (bytes.size() - at >= step && wants(at)) at += step;
+  const bool tail = bytes.size() >= step && bytes.size() - at < step;
+  return tail && wants(bytes.size() - step) ? bytes.size() : at;
 }
 
 bool is_noncharacter(std::uint32_t point) noexcept {
@@ -68,21 +82,19 @@ bool is_noncharacter(std::uint32_t point) noexcept {
 }  // namespace
 
 bool is_utf8(std::string_view bytes) noexcept {
-  for (std::size_t at = 0; at < bytes.size();) {
+  for (std::size_t at = skip(bytes, is_ascii); at < bytes.size();) {
     if (next_code_point(bytes, at) == broken) return false;
   }
   return true;
 }
 
 bool is_ce_string(std::string_view bytes) noexcept {
-  for (std::size_t at = skip_plain(bytes, 0); at < bytes.size();) {
+  for (std::size_t at = skip(bytes, is_printable); at < bytes.size();) {
     const std::uint32_t point = next_code_point(bytes, at);
     if (point == broken || is_control(point) || is_noncharacter(point)) return false;
   }
   return true;
 }
-
-bool iequals(std::string_view a, std::string_view b) noexcept { return a.size() == b.size() && istarts_with(a, b); }
 
 bool istarts_with(std::string_view text, std::string_view prefix) noexcept {
   if (text.size() < prefix.size()) return false;

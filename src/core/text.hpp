@@ -13,8 +13,8 @@ namespace penstock::text {
 /// A String of the CloudEvents type system: UTF-8 without control characters (U+0000-001F, U+007F-009F) and non-characters.
 [[nodiscard]] bool is_ce_string(std::string_view bytes) noexcept;
 
-[[nodiscard]] inline bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
-[[nodiscard]] inline bool is_alpha(char c) noexcept { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+[[nodiscard]] constexpr bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
+[[nodiscard]] constexpr bool is_alpha(char c) noexcept { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 [[nodiscard]] inline char lower(char c) noexcept { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
 /// The value of a hexadecimal digit, or -1.
@@ -24,8 +24,10 @@ namespace penstock::text {
   return l >= 'a' && l <= 'f' ? l - 'a' + 10 : -1;
 }
 
-[[nodiscard]] bool iequals(std::string_view a, std::string_view b) noexcept;
 [[nodiscard]] bool istarts_with(std::string_view text, std::string_view prefix) noexcept;
+[[nodiscard]] inline bool iequals(std::string_view a, std::string_view b) noexcept {
+  return a == b || (a.size() == b.size() && istarts_with(a, b));
+}
 /// Without spaces and tabs at both ends.
 [[nodiscard]] std::string_view trim(std::string_view text) noexcept;
 

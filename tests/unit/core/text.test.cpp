@@ -23,6 +23,39 @@ TEST(Text, KnowsUtf8) {
   }
 }
 
+TEST(Text, LooksAtEveryByteWhateverTheLength) {
+  for (std::size_t size = 1; size < 40; ++size) {
+    const std::string plain(size, 'a');
+    EXPECT_TRUE(text::is_ce_string(plain));
+    EXPECT_TRUE(text::is_utf8(plain));
+    EXPECT_TRUE(syntax::is_uri_reference(plain));
+    for (std::size_t at = 0; at < size; ++at) {
+      const auto with = [&](const char* piece) { return std::string{plain}.replace(at, 1, piece); };
+      for (const char* bad : {"\x1f", "\n", "\x7f", "\xC2\x85", "\xEF\xBF\xBF", "\x80", "\xE2\x82", "\xFF"}) {
+        EXPECT_FALSE(text::is_ce_string(with(bad))) << size << " " << at;
+      }
+      EXPECT_FALSE(text::is_ce_string(std::string{plain}.replace(at, 1, 1, '\0')));
+      for (const char* good : {" ", "~", "é", "€", "😀"}) EXPECT_TRUE(text::is_ce_string(with(good))) << size << " " << at;
+      for (const char* bad : {"\x80", "\xE2\x82", "\xFF"}) EXPECT_FALSE(text::is_utf8(with(bad))) << size << " " << at;
+      for (const char* good : {"\n", "\x7f", "é", "😀"}) EXPECT_TRUE(text::is_utf8(with(good))) << size << " " << at;
+    }
+  }
+}
+
+TEST(Text, KnowsTheCharactersOfUrisAndTokens) {
+  const std::string_view uri = "-._~:/?#[]@!$&'()*+,;=%";
+  const std::string_view token = "!#$%&'*+-.^_`|~";
+  for (int c = 0; c < 0x80; ++c) {
+    const char byte = static_cast<char>(c);
+    const bool letter_or_digit = text::is_alpha(byte) || text::is_digit(byte);
+    const std::string reference = byte == '%' ? "/%41" : std::string{'/', byte};
+    EXPECT_EQ(syntax::is_uri_reference(reference), letter_or_digit || (c != 0 && uri.find(byte) != uri.npos)) << c;
+    EXPECT_EQ(syntax::is_media_type(std::string{"a/b"} + byte + 'c'),
+              letter_or_digit || (c != 0 && token.find(byte) != token.npos))
+        << c;
+  }
+}
+
 TEST(Text, ShowsValuesShortAndOnOneLine) {
   EXPECT_EQ(text::shown("a\nb\xff"), "'a b?'");
   EXPECT_EQ(text::shown(std::string(80, 'x')), "'" + std::string(80, 'x') + "'");
