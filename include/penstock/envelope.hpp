@@ -61,4 +61,7 @@ PENSTOCK_EXPORT void encode_headers(
 /// The strings of `room`, an event that is needed no more, lend their memory to the new one.
 PENSTOCK_EXPORT Event decode(const Wire& wire, Binding binding, Event&& room = {});
 
+/// The same in its place: overwrites an event that is needed no more. What is in it after an exception is of no use.
+PENSTOCK_EXPORT void decode_into(const Wire& wire, Binding binding, Event& event);
+
 }  // namespace penstock

@@ -193,9 +193,9 @@ Event read_event(Arrival& arrival, Event&& room) {
   const auto adopt = [&] {
     arrival.wire.headers.insert(arrival.wire.headers.end(), arrival.reserved.begin(), arrival.reserved.end());
   };
-  Event event;
+  Event event = std::move(room);
   try {
-    event = decode(arrival.wire, Binding::nats, std::move(room));
+    decode_into(arrival.wire, Binding::nats, event);
   } catch (const MalformedMessage&) {
     adopt();
     throw;

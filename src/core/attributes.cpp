@@ -26,7 +26,7 @@ void clean_trace(Event& event, bool twice) {
 
 }  // namespace
 
-AttributeReader::AttributeReader(Event&& room) : event_{std::move(room)} {
+AttributeReader::AttributeReader(Event& event) : event_{event} {
   for (const Attribute& attribute : attributes) {
     (event_.*attribute.field).clear();
   }
@@ -37,10 +37,9 @@ AttributeReader::AttributeReader(Event&& room) : event_{std::move(room)} {
 void AttributeReader::set(std::string_view name, const ExtensionValue& value) {
   const std::size_t known = find_attribute(name);
   if (known < attributes.size() || name == "specversion") {
-    set_known(name, known, value.text());
+    set_at(known, value.text());
     return;
   }
-  any_ = true;
   const auto [place, added] = event_.extensions.try_emplace(std::string{name}, value);
   if (!added && !(place->second == value)) conflict(name, place->second.text(), value.text());
 }
@@ -48,24 +47,24 @@ void AttributeReader::set(std::string_view name, const ExtensionValue& value) {
 void AttributeReader::set(std::string_view name, std::string_view value) {
   const std::size_t known = find_attribute(name);
   if (known < attributes.size() || name == "specversion") {
-    set_known(name, known, value);
+    set_at(known, value);
   } else {
     set(name, ExtensionValue{std::string{value}});
   }
 }
 
-void AttributeReader::set_known(std::string_view name, std::size_t known, std::string_view value) {
-  any_ = true;
-  std::string& field = name == "specversion" ? version_ : event_.*attributes[known].field;
+void AttributeReader::set_at(std::size_t place, std::string_view value) {
+  std::string& field = place == specversion_place ? version_ : event_.*attributes[place].field;
   if (field.empty()) {
     field = value;
   } else if (!value.empty() && field != value) {
+    const std::string_view name = place == specversion_place ? "specversion" : attributes[place].name;
     if (name != "traceparent" && name != "tracestate") conflict(name, field, value);
     trace_twice_ = true;
   }
 }
 
-Event AttributeReader::finish(std::string_view prefix) && {
+void AttributeReader::finish(std::string_view prefix) {
   const auto missing = [&](std::string_view name) {
     throw MalformedMessage{"malformed message: no CloudEvent, as '" + std::string{prefix} + std::string{name} +
                            "' is missing or empty; send CloudEvents 1.0 in binary or structured mode"};
@@ -84,7 +83,6 @@ Event AttributeReader::finish(std::string_view prefix) && {
   } catch (const InvalidEvent& error) {
     throw MalformedMessage{std::string{"malformed message: "} + error.what()};
   }
-  return std::move(event_);
 }
 
 }  // namespace penstock

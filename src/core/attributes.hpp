@@ -34,6 +34,8 @@ inline constexpr std::array<Attribute, 12> attributes{{
 }};
 
 inline constexpr std::string_view spec_version = "1.0";
+/// The version of the envelope is no member of Event; it stands behind all others.
+inline constexpr std::size_t specversion_place = attributes.size();
 
 /// The place of a name in `attributes`, or its size. The name is in lower case.
 [[nodiscard]] inline std::size_t find_attribute(std::string_view name) noexcept {
@@ -48,32 +50,27 @@ inline constexpr std::string_view spec_version = "1.0";
 }
 
 /// Collects the attributes of a message that is being read, whatever mode it came in.
+///
+/// Lifetime: the event must outlive it.
 class AttributeReader {
  public:
-  AttributeReader() = default;
-  /// Uses the room of the strings of an event that is needed no more.
-  explicit AttributeReader(Event&& room);
+  /// Empties the event, but for its data, and uses the room of its strings.
+  explicit AttributeReader(Event& event);
 
   /// Takes one attribute by its lower-case name. Throws MalformedMessage when it was given before with another value.
   void set(std::string_view name, const ExtensionValue& value);
   /// The same for text that need not be kept.
   void set(std::string_view name, std::string_view value);
+  /// The same for one that is known, by its place in `attributes`, or `specversion_place`.
+  void set_at(std::size_t place, std::string_view value);
 
-  /// The event with these attributes, checked; `prefix` is what the message writes before their names, for errors.
+  /// Checks the event with these attributes; `prefix` is what the message writes before their names, for errors.
   /// Throws MalformedMessage. A broken trace context is left out: it must never cost the message.
-  [[nodiscard]] Event finish(std::string_view prefix) &&;
-
-  /// The event as read so far: data, headers and a key may be added.
-  [[nodiscard]] Event& event() noexcept { return event_; }
-  /// Whether any attribute was set.
-  [[nodiscard]] bool any() const noexcept { return any_; }
+  void finish(std::string_view prefix);
 
  private:
-  Event event_{};
+  Event& event_;
   std::string version_{};
-  void set_known(std::string_view name, std::size_t known, std::string_view value);
-
-  bool any_ = false;
   bool trace_twice_ = false;
 };
 

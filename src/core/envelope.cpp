@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "penstock/envelope.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <string_view>
@@ -142,11 +143,17 @@ Wire encode(const Event& event, Binding binding, Mode mode) {
 }
 
 Event decode(const Wire& wire, Binding binding, Event&& room) {
-  for (const Header& header : wire.headers) {
-    if (envelope::is_cloudevents_content_type(header)) return envelope::decode_structured(wire, binding);
+  decode_into(wire, binding, room);
+  return std::move(room);
+}
+
+void decode_into(const Wire& wire, Binding binding, Event& event) {
+  if (std::any_of(wire.headers.begin(), wire.headers.end(), envelope::is_cloudevents_content_type) ||
+      envelope::is_bare_structured(wire, binding)) {
+    envelope::decode_structured(wire, binding, event);
+  } else {
+    envelope::decode_binary(wire, binding, event);
   }
-  if (envelope::is_bare_structured(wire, binding)) return envelope::decode_structured(wire, binding);
-  return envelope::decode_binary(wire, binding, std::move(room));
 }
 
 }  // namespace penstock

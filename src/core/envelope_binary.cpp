@@ -14,7 +14,7 @@
 namespace penstock::envelope {
 namespace {
 
-/// The full name of each attribute's header: `attributes` in their order, then specversion.
+/// The full name of each attribute's header, by its place.
 using Names = std::array<std::string, attributes.size() + 1>;
 
 const Names& names_of(Binding binding) {
@@ -24,7 +24,7 @@ const Names& names_of(Binding binding) {
       Names& of_binding = all.at(static_cast<std::size_t>(each));
       for (std::size_t i = 0; i < of_binding.size(); ++i) {
         of_binding.at(i) = prefix_of(each);
-        of_binding.at(i) += i < attributes.size() ? attributes.at(i).name : "specversion";
+        of_binding.at(i) += i == specversion_place ? "specversion" : attributes.at(i).name;
       }
     }
     return all;
@@ -38,6 +38,16 @@ void write(const HeaderVisitor& header, Binding binding, std::string_view name, 
   } else {
     header(name, value);
   }
+}
+
+/// The place of an attribute whose header is named exactly as we write it; the size of `names` for any other. It is looked for
+/// from `first` on, as messages of one producer have their headers in one order.
+std::size_t place_of(std::string_view header, const Names& names, std::size_t first) {
+  for (std::size_t tries = 0, place = first; tries < names.size(); ++tries, ++place) {
+    if (place == names.size()) place = 0;
+    if (names[place] == header) return place;
+  }
+  return names.size();
 }
 
 std::string decoded(const Header& header) {
@@ -76,29 +86,35 @@ void write_binary(const Event& event, Binding binding, const HeaderVisitor& head
   if (binding != Binding::kafka && event.data && event.data->empty()) header(data_header, "empty");
 }
 
-Event decode_binary(const Wire& wire, Binding binding, Event&& room) {
-  AttributeReader reader{std::move(room)};
+void decode_binary(const Wire& wire, Binding binding, Event& event) {
+  AttributeReader reader{event};
+  const Names& names = names_of(binding);
+  std::size_t place = specversion_place;
   std::optional<std::string_view> content_type;
   bool empty_data = false;
+  bool others = false;
   std::string lower;
   for (const Header& header : wire.headers) {
-    if (!header.value) continue;
-    const std::string_view name = attribute_in(header.name, binding);
-    if (!name.empty()) {
+    if (!header.value) {
+      others = true;
+      continue;
+    }
+    const bool encoded = binding == Binding::nats && !percent::is_plain(*header.value);
+    if (const std::size_t found = place_of(header.name, names, place); found < names.size()) {
+      reader.set_at(found, encoded ? std::string_view{decoded(header)} : std::string_view{*header.value});
+      place = found + 1;
+    } else if (const std::string_view name = attribute_in(header.name, binding); !name.empty()) {
       lower.assign(name);
       for (char& c : lower) c = text::lower(c);
-      if (binding == Binding::nats) {
-        reader.set(lower, std::string_view{decoded(header)});
-      } else {
-        reader.set(lower, std::string_view{*header.value});
-      }
+      reader.set(lower, encoded ? std::string_view{decoded(header)} : std::string_view{*header.value});
     } else if (text::iequals(header.name, content_type_header)) {
       content_type = *header.value;
     } else if (binding != Binding::kafka && text::iequals(header.name, data_header)) {
       empty_data = *header.value == "empty";
+    } else {
+      others = true;
     }
   }
-  Event& event = reader.event();
   // The binding's own place for the content type wins over a redundant one.
   if (content_type && !text::trim(*content_type).empty() && (binding != Binding::nats || event.content_type.empty())) {
     event.content_type = text::trim(*content_type);
@@ -110,8 +126,8 @@ Event decode_binary(const Wire& wire, Binding binding, Event&& room) {
   } else {
     event.data.reset();
   }
-  read_rest(wire, binding, event);
-  return std::move(reader).finish(prefix_of(binding));
+  if (others || event.key.empty()) read_rest(wire, binding, event);
+  reader.finish(prefix_of(binding));
 }
 
 }  // namespace penstock::envelope

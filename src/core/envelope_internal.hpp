@@ -38,8 +38,8 @@ void write_rest(const Event& event, Binding binding, const HeaderVisitor& header
 void read_rest(const Wire& wire, Binding binding, Event& event);
 
 void write_binary(const Event& event, Binding binding, const HeaderVisitor& header);
-[[nodiscard]] Event decode_binary(const Wire& wire, Binding binding, Event&& room);
+void decode_binary(const Wire& wire, Binding binding, Event& event);
 [[nodiscard]] Wire encode_structured(const Event& event, Binding binding);
-[[nodiscard]] Event decode_structured(const Wire& wire, Binding binding);
+void decode_structured(const Wire& wire, Binding binding, Event& event);
 
 }  // namespace penstock::envelope

@@ -117,7 +117,7 @@ void read_data(Event& event, std::string_view data, std::string_view data_base64
 
 }  // namespace
 
-Event decode_structured(const Wire& wire, Binding binding) {
+void decode_structured(const Wire& wire, Binding binding, Event& event) {
   for (const Header& header : wire.headers) {
     if (!header.value || !text::iequals(header.name, content_type_header)) continue;
     const std::string_view type = text::trim(std::string_view{*header.value}.substr(0, header.value->find(';')));
@@ -135,7 +135,8 @@ Event decode_structured(const Wire& wire, Binding binding) {
   const auto members = json_text::members(json);
   if (!members) malformed("its structured payload is no JSON object");
 
-  AttributeReader reader;
+  AttributeReader reader{event};
+  event.data.reset();
   std::string_view data;
   std::string_view data_base64;
   std::string lower;
@@ -153,9 +154,9 @@ Event decode_structured(const Wire& wire, Binding binding) {
     }
     if (const auto value = attribute_value(lower, member.value)) reader.set(lower, *value);
   }
-  read_data(reader.event(), data, data_base64);
-  read_rest(wire, binding, reader.event());
-  return std::move(reader).finish("");
+  read_data(event, data, data_base64);
+  read_rest(wire, binding, event);
+  reader.finish("");
 }
 
 }  // namespace penstock::envelope

@@ -59,6 +59,23 @@ inline void check(const Wire& wire, Binding binding) {
     return;
   }
   validate(event);
+  Event used{.id = "id",
+             .source = "/source",
+             .type = "type",
+             .subject = "subject",
+             .key = "key",
+             .data = "data",
+             .content_type = "text/plain",
+             .data_schema = "urn:schema",
+             .time = "2026-01-01T00:00:00Z",
+             .correlation_id = "correlation",
+             .causation_id = "causation",
+             .traceparent = "traceparent",
+             .tracestate = "tracestate",
+             .extensions = {{"extension", "value"}},
+             .headers = {{"header", "value"}}};
+  decode_into(wire, binding, used);
+  if (!(used == event)) fail("nothing is left of the event that was there before");
   if (!(decode(encode(event, binding), binding) == event)) fail("binary mode keeps the event");
   const Event structured = decode(encode(event, binding, Mode::structured), binding);
   // Once the blanks around JSON data are gone, nothing changes any more.

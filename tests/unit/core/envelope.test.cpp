@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
+#include <cstddef>
 #include <optional>
 #include <ostream>
 #include <string>
@@ -78,6 +81,41 @@ TEST(Envelope, EveryAttributeSurvivesEveryBindingAndMode) {
           << static_cast<int>(binding) << "/" << static_cast<int>(mode);
       EXPECT_EQ(decode(encode(minimal(), binding, mode), binding), minimal());
     }
+  }
+}
+
+TEST(Envelope, OneThatIsOverwrittenLeavesNothingBehind) {
+  Event other = minimal();
+  other.key = "k";
+  other.data = "zero";
+  for (const Binding binding : all_bindings) {
+    for (const Mode mode : all_modes) {
+      for (const Event& event : {minimal(), other, full_event()}) {
+        for (const Event& room : {Event{}, minimal(), full_event()}) {
+          Event read = room;
+          decode_into(encode(event, binding, mode), binding, read);
+          EXPECT_EQ(read, event) << "binding " << static_cast<int>(binding) << ", mode " << static_cast<int>(mode);
+        }
+      }
+    }
+  }
+}
+
+TEST(Envelope, HeadersAreReadInAnyOrderAndCase) {
+  for (const Binding binding : all_bindings) {
+    Wire wire = encode(full_event(), binding);
+    // Attributes only: foreign headers keep their order.
+    const auto foreign = static_cast<std::ptrdiff_t>(wire.headers.size() - full_event().headers.size());
+    for (int turn = 0; turn < foreign; ++turn) {
+      std::rotate(wire.headers.begin(), wire.headers.begin() + 1, wire.headers.begin() + foreign);
+      EXPECT_EQ(decode(wire, binding), full_event());
+      std::reverse(wire.headers.begin(), wire.headers.begin() + foreign);
+      EXPECT_EQ(decode(wire, binding), full_event());
+    }
+    for (auto header = wire.headers.begin(); header != wire.headers.begin() + foreign; ++header) {
+      for (char& c : header->name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    }
+    EXPECT_EQ(decode(wire, binding), full_event());
   }
 }
 
