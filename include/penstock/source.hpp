@@ -4,10 +4,12 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "penstock/envelope.hpp"
@@ -44,6 +46,10 @@ struct Message {
   }
 };
 
+/// Gives one more message to be overwritten, with an empty `defect`: an old one, whose strings lend their memory, or a new
+/// one. The reference is good until the next is asked for.
+using MessageRoom = std::function<Message&()>;
+
 /// What a backend is, so that an engine can rely on it and a test can hold it to it.
 struct SourceTraits {
   bool ordered = false;  ///< messages of one key arrive in the order they were confirmed in, to one member of a group at a time
@@ -54,9 +60,9 @@ struct SourceTraits {
 /// A subscription to one channel. Settlement is per message and takes effect soon after the call; one that is lost on its way
 /// (a crash, a cut connection, a rebalance) means redelivery, never loss.
 ///
-/// Thread safety: `open`, `poll`, `recycle`, `pause` and `close` from one thread; `ack`, `ack_all`, `retry` and `touch` from
-/// any. Lifetime: keeps its own connection; the destructor closes without waiting and gives unsettled messages back to the
-/// broker.
+/// Thread safety: `open`, `poll`, `poll_into`, `recycle`, `pause` and `close` from one thread; `ack`, `ack_all`, `retry` and
+/// `touch` from any. Lifetime: keeps its own connection; the destructor closes without waiting and gives unsettled messages
+/// back to the broker.
 class PENSTOCK_EXPORT Source {
  public:
   virtual ~Source() = default;
@@ -71,6 +77,16 @@ class PENSTOCK_EXPORT Source {
   /// Waits up to `wait` for a message and returns at most `max`, in order; empty when there are none, while the broker is away
   /// and while paused. Keeps heartbeats and the group's membership alive, so it is to be called often, also while paused.
   virtual std::vector<Message> poll(std::size_t max, std::chrono::milliseconds wait) = 0;
+
+  /// The same into messages that `room` gives, in their order, so that none has to be moved; returns how many. A source that
+  /// can write them in their place does.
+  virtual std::size_t poll_into(const MessageRoom& room, std::size_t max, std::chrono::milliseconds wait) {
+    std::vector<Message> messages = poll(max, wait);
+    for (Message& message : messages) std::swap(room(), message);
+    const std::size_t count = messages.size();
+    if (count > 0) recycle(std::move(messages));
+    return count;
+  }
 
   /// The message is done with; the broker may forget it. A receipt from before a reconnect or rebalance is ignored.
   virtual void ack(const Message& message) = 0;

@@ -60,8 +60,12 @@ class KafkaSource final : public Source {
   }
 
   std::vector<Message> poll(std::size_t max, std::chrono::milliseconds wait) override {
+    return spare_.filled(max, [&](const MessageRoom& room) { return poll_into(room, max, wait); });
+  }
+
+  std::size_t poll_into(const MessageRoom& room, std::size_t max, std::chrono::milliseconds wait) override {
     if (group_.empty()) throw std::logic_error{"poll on the source of '" + topic_ + "', which is not open"};
-    std::vector<Message> messages;
+    std::size_t count = 0;
     const auto until = SteadyClock::now() + bounded(wait);
     do {
       if (closed_) break;
@@ -71,20 +75,20 @@ class KafkaSource final : public Source {
         if (poll_paused(until)) break;
         continue;
       }
-      hand_out(messages, max);
-      while (messages.size() < max) {
+      hand_out_stash(room, max, count);
+      while (count < max) {
         // Once there is something, only what is there already is added to it.
-        RdMessage raw = member_->poll(messages.empty() ? slice(until) : SteadyClock::duration{0});
+        RdMessage raw = member_->poll(count == 0 ? slice(until) : SteadyClock::duration{0});
         // A rebalance waits for messages in work, which nobody could settle while they are still here: then the next poll
         // sees to it.
-        if (messages.empty()) member_->serve();
+        if (count == 0) member_->serve();
         if (!raw) break;
-        hand_out(*raw, messages);
-        if (messages.empty()) break;  // nothing to hand out: see to retries and commits between
+        if (hand_out(*raw, room)) ++count;
+        if (count == 0) break;  // nothing to hand out: see to retries and commits between
       }
       if (member_->dead()) continue;
-    } while (messages.empty() && SteadyClock::now() < until);
-    return messages;
+    } while (count == 0 && SteadyClock::now() < until);
+    return count;
   }
 
   void ack(const Message& message) override {
@@ -176,33 +180,34 @@ class KafkaSource final : public Source {
     return assignment_.wait_change(SteadyClock::now() + slice(until));
   }
 
-  void hand_out(std::vector<Message>& messages, std::size_t max) {
-    while (!stash_.empty() && messages.size() < max) {
+  void hand_out_stash(const MessageRoom& room, std::size_t max, std::size_t& count) {
+    while (!stash_.empty() && count < max) {
       const Kept kept = std::move(stash_.front());
       stash_.pop_front();
-      if (kept.epoch == assignment_.epoch(kept.raw->partition)) hand_out(*kept.raw, messages);
+      if (kept.epoch == assignment_.epoch(kept.raw->partition) && hand_out(*kept.raw, room)) ++count;
     }
   }
 
-  void hand_out(const rd_kafka_message_t& raw, std::vector<Message>& messages) {
+  bool hand_out(const rd_kafka_message_t& raw, const MessageRoom& room) {
     const auto delivery = assignment_.deliver(raw.partition, raw.offset);
-    if (!delivery) return;
+    if (!delivery) return false;
     backoff_ = 200ms;
-    Message& message = spare_.take(messages);
+    Message& message = room();
     to_wire(raw, message.wire);
-    message.origin = {.backend = "kafka",
-                      .channel = channel_,
-                      .partition = raw.partition,
-                      .position = raw.offset,
-                      .deliveries = 0,
-                      .redelivered = delivery->redelivered};
+    message.origin.backend = "kafka";
+    message.origin.channel = channel_;
+    message.origin.partition = raw.partition;
+    message.origin.position = raw.offset;
+    message.origin.deliveries = 0;
+    message.origin.redelivered = delivery->redelivered;
     message.receipt = delivery->receipt;
     try {
-      message.event = decode(message.wire, Binding::kafka, std::move(message.event));
+      decode_into(message.wire, Binding::kafka, message.event);
     } catch (const MalformedMessage& error) {
       message.event = {};
       message.defect = error.what();
     }
+    return true;
   }
 
   const ConduitOptions options_;

@@ -138,10 +138,9 @@ void Engine::take_in(const std::stop_token& stop) {
       }
       recycle();
       const auto before = Steady::now();
-      std::vector<Message> messages =
-          shared_.source.poll(next_poll(std::min(space, largest_poll)), virtual_time_ ? 0ms : poll_wait);
-      const bool none = messages.empty();
-      dispatch(std::move(messages));
+      std::vector<EntryPtr> entries = receive(next_poll(std::min(space, largest_poll)), virtual_time_ ? 0ms : poll_wait);
+      const bool none = entries.empty();
+      dispatch(std::move(entries));
       if (none && Steady::now() - before < 1ms) {
         // By an injected clock nobody can say how long to wait; and a source that does not wait must not keep a core busy.
         rest(1ms, stop, [] { return false; });
@@ -156,57 +155,60 @@ void Engine::take_in(const std::stop_token& stop) {
 
 /// What is settled lends its memory to what comes.
 void Engine::recycle() {
-  std::vector<EntryPtr> spent;
   {
     const std::lock_guard guard{mutex_};
-    spent.swap(spent_);
+    spent_.swap(settled_);
   }
-  std::vector<Message> messages;
-  messages.reserve(spent.size());
-  for (EntryPtr& entry : spent) {
-    if (entry.use_count() == 1 && entry->bytes <= largest_spare) {
-      messages.push_back(std::move(entry->message));
-      if (blank_.size() < largest_poll) {
-        blank_.push_back(std::move(entry));
-      }
+  for (EntryPtr& entry : settled_) {
+    if (entry.use_count() == 1 && entry->bytes <= largest_spare && blank_.size() < largest_poll) {
+      entry->renew();
+      blank_.push_back(std::move(entry));
     }
   }
-  if (!messages.empty()) {
-    shared_.source.recycle(std::move(messages));
-  }
+  settled_.clear();
 }
 
-void Engine::dispatch(std::vector<Message> messages) {
-  if (messages.empty()) {
-    return;
-  }
+/// What the source has, written into entries that are done with.
+std::vector<EntryPtr> Engine::receive(std::size_t most, milliseconds wait) {
   std::vector<EntryPtr> entries;
-  entries.reserve(messages.size());
-  for (Message& message : messages) {
-    mark_repeated(message.origin);
+  entries.reserve(most);
+  const auto room = [&]() -> Message& {
     if (blank_.empty()) {
-      entries.push_back(std::make_shared<Entry>(std::move(message)));
+      entries.push_back(std::make_shared<Entry>());
     } else {
       entries.push_back(std::move(blank_.back()));
       blank_.pop_back();
-      entries.back()->renew(std::move(message));
     }
+    return entries.back()->message;
+  };
+  const std::size_t count = shared_.source.poll_into(room, most, wait);
+  entries.resize(std::min(count, entries.size()));
+  return entries;
+}
+
+void Engine::dispatch(std::vector<EntryPtr> entries) {
+  if (entries.empty()) {
+    return;
+  }
+  for (const EntryPtr& entry : entries) {
+    mark_repeated(entry->message.origin);
+    WorkQueue::prepare(*entry);
   }
   const std::lock_guard guard{mutex_};
   const std::size_t before = queue_.bytes();
   for (EntryPtr& entry : entries) {
     queue_.push(std::move(entry));
   }
-  message_bytes_ = (queue_.bytes() - before) / messages.size();
+  message_bytes_ = (queue_.bytes() - before) / entries.size();
   scale();
   work_changed_.notify_one();  // who takes some and leaves some wakes the next
 }
 
 /// Serves the source while it is paused. What it delivers all the same is taken.
 void Engine::keep_alive(const std::stop_token& stop) {
-  std::vector<Message> messages = shared_.source.poll(1, 0ms);
+  std::vector<EntryPtr> entries = receive(1, 0ms);
   if (!stop.stop_requested()) {
-    dispatch(std::move(messages));
+    dispatch(std::move(entries));
   }
 }
 

@@ -76,7 +76,8 @@ class Engine {
   // The intake, on the caller's thread.
   void take_in(const std::stop_token& stop);
   void recycle();
-  void dispatch(std::vector<Message> messages);
+  std::vector<EntryPtr> receive(std::size_t most, std::chrono::milliseconds wait);
+  void dispatch(std::vector<EntryPtr> entries);
   void keep_alive(const std::stop_token& stop);
   void touch();
   bool drain();
@@ -150,6 +151,7 @@ class Engine {
   };
   std::map<std::int32_t, FirstOnes> partitions_;  ///< the intake's own
   std::vector<EntryPtr> spent_;                   ///< settled
+  std::vector<EntryPtr> settled_;                 ///< the intake's own: of those, while it looks at them
   std::vector<EntryPtr> blank_;                   ///< the intake's own: of those, for what comes
   TimePoint touch_at_{};
   bool paused_ = false;  ///< the intake's own: what it told the source

@@ -7,22 +7,25 @@ namespace penstock::consumer {
 
 namespace {
 
+// Lineups of short names are kept for the next entry of their key, until so many, and as many as there are entries, are idle.
+constexpr std::size_t most_idle = 4'096;
+constexpr std::size_t longest_idle = 128;
+
 /// What an entry is serialized by: its key, or else its identity. Empty for a delivery that is no event.
-std::string order_of(const Message& message) {
-  std::string order;
+void find_order(const Message& message, std::string& order) {
+  order.clear();
   if (!message.defect.empty()) {
-    return order;
+    return;
   }
   if (!message.key().empty()) {
-    order.reserve(message.key().size() + 1);
     order += 'k';
-    return order += message.key();
+    order += message.key();
+    return;
   }
-  order.reserve(message.event.source.size() + message.id().size() + 2);
   order += 'i';
   order += message.event.source;
   order += '\0';
-  return order += message.id();
+  order += message.id();
 }
 
 /// About what it takes in memory: the bytes it came in, and the event that was read from them.
@@ -37,20 +40,34 @@ std::size_t bytes_of(const Message& message) {
 
 }  // namespace
 
+void WorkQueue::prepare(Entry& entry) {
+  entry.bytes = bytes_of(entry.message);
+  find_order(entry.message, entry.order);
+}
+
+/// Making and deleting one for each message would cost more than all else here.
+Lineup& WorkQueue::lineup_of(const Entry& entry) {
+  if (idle_ > most_idle && idle_ > in_flight_.size()) {
+    std::erase_if(lineups_, [](const auto& each) { return each.second.held == 0; });
+    idle_ = 0;
+  }
+  const auto [place, is_new] = lineups_.try_emplace(entry.order);
+  Lineup& lineup = place->second;
+  lineup.name = &place->first;
+  idle_ -= !is_new && lineup.held == 0 ? 1U : 0U;
+  return lineup;
+}
+
 void WorkQueue::push(EntryPtr entry) {
   entry->number = ++arrived_;
   entry->place = in_flight_.size();
-  entry->bytes = bytes_of(entry->message);
   bytes_ += entry->bytes;
   in_flight_.push_back(entry);
-  std::string order = order_of(entry->message);
-  if (order.empty()) {
+  if (entry->order.empty()) {
     ready_.push_back(std::move(entry));
     return;
   }
-  const auto place = lineups_.try_emplace(std::move(order)).first;
-  Lineup& lineup = place->second;
-  lineup.name = &place->first;
+  Lineup& lineup = lineup_of(*entry);
   entry->lineup = &lineup;
   if (lineup.held == 0) {
     lineup.held = 1;
@@ -69,6 +86,7 @@ void WorkQueue::clear() {
   ready_.clear();
   delayed_.clear();
   lineups_.clear();
+  idle_ = 0;
   in_flight_.clear();
   taken_ = 0;
   bytes_ = 0;
@@ -103,7 +121,11 @@ void WorkQueue::release(Lineup& lineup, bool first) {
     return;
   }
   if (lineup.first == nullptr) {
-    lineups_.erase(lineups_.find(*lineup.name));
+    if (lineup.name->size() > longest_idle) {
+      lineups_.erase(lineups_.find(*lineup.name));
+    } else {
+      ++idle_;
+    }
     return;
   }
   lineup.held = 1;

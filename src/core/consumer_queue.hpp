@@ -53,16 +53,16 @@ struct Tries {
 
 /// A message taken from the source and not settled.
 struct Entry : Tries {
-  explicit Entry(Message taken) : message{std::move(taken)} {}
-  /// The same for another message, when this one is done with.
-  void renew(Message&& taken) {
+  /// For another message, when this one is done with: what is in it lends its memory.
+  void renew() {
     static_cast<Tries&>(*this) = {};
-    message = std::move(taken);
+    message.defect.clear();
   }
 
-  Message message;
+  Message message{};
 
   // The queue's.
+  std::string order{};       ///< what it is serialized by
   Lineup* lineup = nullptr;  ///< null for a delivery that is no event
   EntryPtr next{};           ///< behind it, while it waits
   std::uint64_t number = 0;  ///< in the order of arrival
@@ -83,6 +83,8 @@ class WorkQueue {
   WorkQueue(const WorkQueue&) = delete;
   WorkQueue& operator=(const WorkQueue&) = delete;
 
+  /// What a push needs to know of a message, found out before the mutex is taken.
+  static void prepare(Entry& entry);
   void push(EntryPtr entry);
   void clear();
 
@@ -110,11 +112,13 @@ class WorkQueue {
 
  private:
   static EntryPtr next_of(Lineup& lineup);
+  Lineup& lineup_of(const Entry& entry);
   void release(Lineup& lineup, bool first);
 
   std::deque<EntryPtr> ready_;
   std::multimap<TimePoint, EntryPtr> delayed_;
-  std::unordered_map<std::string, Lineup> lineups_;  ///< whose addresses stay
+  std::unordered_map<std::string, Lineup> lineups_;  ///< whose addresses stay; some are of no entry any more
+  std::size_t idle_ = 0;                             ///< lineups of no entry
   std::vector<EntryPtr> in_flight_;
   std::uint64_t arrived_ = 0;
   std::size_t taken_ = 0;

@@ -237,8 +237,7 @@ void ChannelState::pause(Member& member, bool paused) {
   member.paused = paused;
 }
 
-std::vector<Delivery> ChannelState::poll(Member& member, std::size_t max, TimePoint until) {
-  std::vector<Delivery> deliveries;
+void ChannelState::poll(Member& member, std::size_t max, TimePoint until, std::vector<Delivery>& deliveries) {
   std::unique_lock lock{mutex_};
   if (happens(faults_.cut)) {
     cut(member);
@@ -254,7 +253,7 @@ std::vector<Delivery> ChannelState::poll(Member& member, std::size_t max, TimePo
         wake = std::min(wake, member.group->progress[partition].next_due().value_or(wake));
       }
     }
-    if (!deliveries.empty() || now >= until) return deliveries;
+    if (!deliveries.empty() || now >= until) return;
     clock_.wait_until(changed_, lock, wake, std::stop_token{});
   }
 }
@@ -269,7 +268,7 @@ void ChannelState::take(Member& member, std::size_t max, std::vector<Delivery>& 
     const std::size_t partition = open[chosen];
     Progress& progress = member.group->progress[partition];
     const Progress::Taken taken = progress.take();
-    deliveries.push_back({partitions_[partition][taken.offset], partition, taken.offset, taken.deliveries,
+    deliveries.push_back({partitions_[partition][taken.offset].get(), partition, taken.offset, taken.deliveries,
                           member.first_tag + member.flights.size()});
     member.flights.push_back({partition, taken.offset, false});
     ++member.unsettled;

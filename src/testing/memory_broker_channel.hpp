@@ -25,7 +25,7 @@ namespace penstock::testing::memory {
 
 using TimePoint = Clock::TimePoint;
 
-/// A stored message; never changes, so that deliveries share it.
+/// A stored message; never changes and lives as long as its channel.
 struct Record {
   Wire wire{};
   std::uint64_t sequence = 0;  ///< over all partitions of the channel
@@ -90,7 +90,7 @@ struct Group {
 
 /// A message on its way to a member.
 struct Delivery {
-  std::shared_ptr<const Record> record;
+  const Record* record = nullptr;
   std::size_t partition = 0;
   std::uint64_t offset = 0;
   std::uint32_t deliveries = 0;
@@ -122,7 +122,8 @@ class ChannelState {
   void join(Member& member, const std::string& group);
   void leave(Member& member);
   void pause(Member& member, bool paused);
-  std::vector<Delivery> poll(Member& member, std::size_t max, TimePoint until);
+  /// Adds to `deliveries`, which are none.
+  void poll(Member& member, std::size_t max, TimePoint until, std::vector<Delivery>& deliveries);
   void ack(Member& member, std::uint64_t tag);
   void ack(Member& member, std::span<const Message* const> messages);
   void retry(Member& member, std::uint64_t tag, std::chrono::milliseconds delay);

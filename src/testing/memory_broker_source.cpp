@@ -42,12 +42,15 @@ class MemorySource final : public Source {
   }
 
   std::vector<Message> poll(std::size_t max, std::chrono::milliseconds wait) override {
+    return spare_.filled(max, [&](const MessageRoom& room) { return poll_into(room, max, wait); });
+  }
+
+  std::size_t poll_into(const MessageRoom& room, std::size_t max, std::chrono::milliseconds wait) override {
     require_open("poll");
-    const auto deliveries = channel_->poll(member_, max, clock_.now() + bounded(wait));
-    std::vector<Message> messages;
-    messages.reserve(deliveries.size());
-    for (const Delivery& delivery : deliveries) fill(spare_.take(messages), delivery);
-    return messages;
+    deliveries_.clear();
+    channel_->poll(member_, max, clock_.now() + bounded(wait), deliveries_);
+    for (const Delivery& delivery : deliveries_) fill(room(), delivery);
+    return deliveries_.size();
   }
 
   void ack(const Message& message) override { channel_->ack(member_, message.receipt); }
@@ -77,15 +80,15 @@ class MemorySource final : public Source {
 
   void fill(Message& message, const Delivery& delivery) const {
     message.wire = delivery.record->wire;
-    message.origin = {.backend = "memory",
-                      .channel = channel_->name(),
-                      .partition = static_cast<std::int32_t>(delivery.partition),
-                      .position = static_cast<std::int64_t>(delivery.offset),
-                      .deliveries = delivery.deliveries,
-                      .redelivered = delivery.deliveries > 1};
+    message.origin.backend = "memory";
+    message.origin.channel = channel_->name();
+    message.origin.partition = static_cast<std::int32_t>(delivery.partition);
+    message.origin.position = static_cast<std::int64_t>(delivery.offset);
+    message.origin.deliveries = delivery.deliveries;
+    message.origin.redelivered = delivery.deliveries > 1;
     message.receipt = delivery.tag;
     try {
-      message.event = decode(message.wire, Binding::kafka, std::move(message.event));
+      decode_into(message.wire, Binding::kafka, message.event);
     } catch (const MalformedMessage& error) {
       message.event = {};
       message.defect = error.what();
@@ -96,6 +99,7 @@ class MemorySource final : public Source {
   Clock& clock_;
   bool opened_ = false;
   Member member_;
+  std::vector<Delivery> deliveries_;  ///< of the poll
   SpareMessages spare_;
 };
 

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 #include <stdexcept>
+#include <utility>
 
 #include "consumer_support.hpp"
 #include "core/consumer_queue.hpp"
@@ -268,13 +269,39 @@ TEST_F(ConsumerTest, Rule15_ASlowHandlerHoldsUpNothingThatItsWorkerTookBesideIt)
   ASSERT_TRUE(eventually([&] { return script->acked().size() == 700; }));
 }
 
+consumer::EntryPtr entry_of(const Event& event) {
+  auto entry = std::make_shared<consumer::Entry>();
+  entry->message.event = event;
+  consumer::WorkQueue::prepare(*entry);
+  return entry;
+}
+
+TEST(WorkQueue, KeysThatComeAndGoKeepTheirOrder) {
+  constexpr int keys = 6'000;  // more than are remembered, and one too long to be
+  consumer::WorkQueue queue;
+  for (int round = 0; round < 3; ++round) {
+    for (int number = 0; number < 2 * keys; ++number) {
+      const int key = number % keys;
+      queue.push(entry_of(numbered(key == 7 ? std::string(1'000, 'k') : "k" + std::to_string(key), number)));
+    }
+    EXPECT_EQ(queue.ready(), std::size_t{keys}) << "the first of each key";
+    std::map<std::string, std::uint64_t> last;
+    std::vector<consumer::EntryPtr> hand;
+    for (queue.take(100, hand); !hand.empty(); queue.take(100, hand)) {
+      for (const auto& entry : std::exchange(hand, {})) {
+        EXPECT_GT(entry->number, std::exchange(last[entry->message.key()], entry->number));
+        queue.finish(entry);
+      }
+    }
+    EXPECT_EQ(last.size(), std::size_t{keys});
+    EXPECT_EQ(queue.size(), 0U);
+    EXPECT_EQ(queue.bytes(), 0U);
+  }
+}
+
 TEST(WorkQueue, WhatIsPutBackStandsWhereItStood) {
   consumer::WorkQueue queue;
-  const auto push = [&](const std::string& key, int number) {
-    Message message;
-    message.event = numbered(key, number);
-    queue.push(std::make_shared<consumer::Entry>(std::move(message)));
-  };
+  const auto push = [&](const std::string& key, int number) { queue.push(entry_of(numbered(key, number))); };
   for (int number = 1; number <= 4; ++number) push("a", number);
   push("b", 1);
   const auto ids = [](const std::vector<consumer::EntryPtr>& entries) {
