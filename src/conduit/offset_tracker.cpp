@@ -16,9 +16,13 @@ bool OffsetTracker::deliver(std::int64_t offset, std::uint64_t receipt) {
     return true;
   }
   if (position_ && offset < *position_) return false;  // settled, and forgotten since
-  const auto place = std::upper_bound(entries_.begin(), entries_.end(), offset,
-                                      [](std::int64_t value, const Entry& entry) { return value < entry.offset; });
-  entries_.insert(place, {offset, receipt, State::in_work});
+  if (entries_.empty() || offset > entries_.back().offset) {
+    entries_.push_back({offset, receipt, State::in_work});
+  } else {
+    const auto place = std::upper_bound(entries_.begin(), entries_.end(), offset,
+                                        [](std::int64_t value, const Entry& entry) { return value < entry.offset; });
+    entries_.insert(place, {offset, receipt, State::in_work});
+  }
   ++in_work_;
   advance();
   return true;
@@ -42,6 +46,12 @@ bool OffsetTracker::retry(std::int64_t offset, std::uint64_t receipt) {
 }
 
 OffsetTracker::Entry* OffsetTracker::find(std::int64_t offset) {
+  if (entries_.empty() || offset > entries_.back().offset) return nullptr;
+  // Mostly there are no gaps.
+  if (const auto guess = static_cast<std::size_t>(offset - entries_.front().offset);
+      offset >= entries_.front().offset && guess < entries_.size() && entries_[guess].offset == offset) {
+    return &entries_[guess];
+  }
   const auto place = std::lower_bound(entries_.begin(), entries_.end(), offset,
                                       [](const Entry& entry, std::int64_t value) { return entry.offset < value; });
   return place == entries_.end() || place->offset != offset ? nullptr : &*place;
