@@ -55,10 +55,10 @@ void check(natsStatus status) {
   if (status != NATS_OK) throw std::runtime_error{"NATS message: " + last_error(status)};
 }
 
-/// A header of a message, until somebody takes it.
+/// A header of a message, as long as the message is there, until somebody takes it.
 struct Field {
-  std::string name{};
-  std::string value{};
+  std::string_view name{};
+  std::string_view value{};
   bool taken = false;
 };
 using Fields = std::vector<Field>;
@@ -104,8 +104,47 @@ std::optional<Header> entry(std::string_view text, Fields& there) {
   Field* const found = first_of(there, *name);
   if (found == nullptr) return std::nullopt;
   found->taken = true;
-  return Header{std::move(*name), std::move(found->value)};
+  return Header{std::move(*name), std::string{found->value}};
 }
+
+/// What the directory tells, in its order.
+Headers listed(Fields& there) {
+  Headers headers;
+  Field* const directory = first_of(there, kHeaders);
+  if (directory == nullptr) return headers;
+  const std::string_view list = directory->value;
+  for (std::size_t begin = 0; begin <= list.size();) {
+    const auto comma = std::min(list.find(',', begin), list.size());
+    if (auto header = entry(list.substr(begin, comma - begin), there)) headers.push_back(std::move(*header));
+    begin = comma + 1;
+  }
+  return headers;
+}
+
+/// Writes headers over those that are there, for the room of their strings.
+class Overwriting {
+ public:
+  explicit Overwriting(Headers& headers) : headers_{headers} {}
+  void add(const Field& field) {
+    if (count_ == headers_.size()) headers_.emplace_back();
+    Header& header = headers_[count_++];
+    header.name.assign(field.name);
+    if (!header.value) header.value.emplace();
+    header.value->assign(field.value);
+  }
+  void add(Headers headers) {
+    headers_.resize(count_);
+    count_ += headers.size();
+    std::move(headers.begin(), headers.end(), std::back_inserter(headers_));
+  }
+  void finish() { headers_.resize(count_); }
+
+ private:
+  Headers& headers_;
+  std::size_t count_ = 0;
+};
+
+Header header_of(const Arrival::Reserved& reserved) { return {std::string{reserved.name}, std::string{reserved.value}}; }
 
 }  // namespace
 
@@ -157,7 +196,6 @@ void Loader::list(std::string_view name, const std::optional<std::string_view>& 
 Arrival from_message(natsMsg* message, Wire&& room) {
   Arrival arrival{.wire = std::move(room), .reserved = {}};
   arrival.wire.key.reset();
-  arrival.wire.headers.clear();
   Fields there = fields_of(message);
   const auto size = natsMsg_GetDataLength(message);
   if (size > 0) {
@@ -169,48 +207,48 @@ Arrival from_message(natsMsg* message, Wire&& room) {
     arrival.wire.payload.reset();
   }
 
-  Headers foreign;
-  if (Field* const found = first_of(there, kHeaders)) {
-    const std::string list = std::move(found->value);
-    for (std::size_t begin = 0; begin <= list.size();) {
-      const auto comma = std::min(list.find(',', begin), list.size());
-      if (auto header = entry(std::string_view{list}.substr(begin, comma - begin), there))
-        foreign.push_back(std::move(*header));
-      begin = comma + 1;
+  Headers foreign = listed(there);
+  arrival.reserved.reserve(4);
+  Overwriting headers{arrival.wire.headers};
+  for (Field& field : there) {
+    if (field.taken || !(is_reserved(field.name) || is_codec(field.name))) continue;
+    field.taken = true;
+    if (is_reserved(field.name)) {
+      arrival.reserved.push_back({field.name, field.value});
+    } else {
+      headers.add(field);
     }
   }
-  arrival.wire.headers.reserve(there.size());
-  for (Field& field : there) {
-    if (field.taken || field.name == kHeaders) continue;
-    auto& into = is_reserved(field.name) ? arrival.reserved : is_codec(field.name) ? arrival.wire.headers : foreign;
-    into.push_back({std::move(field.name), std::move(field.value)});
+  if (!foreign.empty()) headers.add(std::move(foreign));
+  for (const Field& field : there) {
+    if (!field.taken && field.name != kHeaders) headers.add(field);
   }
-  std::move(foreign.begin(), foreign.end(), std::back_inserter(arrival.wire.headers));
+  headers.finish();
   return arrival;
 }
 
 Event read_event(Arrival& arrival, Event&& room) {
-  const auto adopt = [&] {
-    arrival.wire.headers.insert(arrival.wire.headers.end(), arrival.reserved.begin(), arrival.reserved.end());
+  const auto adopt = [&](Headers& headers) {
+    std::transform(arrival.reserved.begin(), arrival.reserved.end(), std::back_inserter(headers), header_of);
   };
   Event event = std::move(room);
   try {
     decode_into(arrival.wire, Binding::nats, event);
   } catch (const MalformedMessage&) {
-    adopt();
+    adopt(arrival.wire.headers);
     throw;
   }
   const auto ours = std::find_if(arrival.reserved.begin(), arrival.reserved.end(),
-                                 [](const Header& header) { return header.name == kMessageId; });
+                                 [](const Arrival::Reserved& header) { return header.name == kMessageId; });
   if (ours == arrival.reserved.end() || ours->value != message_id(event.source, event.id)) {
-    adopt();
-    event.headers.insert(event.headers.end(), arrival.reserved.begin(), arrival.reserved.end());
+    adopt(arrival.wire.headers);
+    adopt(event.headers);
     return event;
   }
   for (const auto& header : arrival.reserved) {
     if (header.name == kMessageId || header.name == kExpectedStream) continue;
-    arrival.wire.headers.push_back(header);
-    event.headers.push_back(header);
+    arrival.wire.headers.push_back(header_of(header));
+    event.headers.push_back(header_of(header));
   }
   return event;
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "beacon/handle.hpp"
 #include "penstock/envelope.hpp"
@@ -45,10 +46,15 @@ class Loader {
   bool needs_directory_ = false;
 };
 
-/// A message as it came. `wire` has the headers of the event alone; `reserved` those named Nats-… beside it.
+/// A message as it came. `wire` has the headers of the event alone; `reserved` those named Nats-… beside it, as views that end
+/// with the message.
 struct Arrival {
+  struct Reserved {
+    std::string_view name{};
+    std::string_view value{};
+  };
   Wire wire{};
-  Headers reserved{};
+  std::vector<Reserved> reserved{};
 };
 /// `room` lends its memory.
 Arrival from_message(natsMsg* message, Wire&& room = {});

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 
 #include "core/text.hpp"
 
@@ -34,10 +36,23 @@ bool is_quoted(std::string_view text) noexcept {
 
 constexpr bool is_plain_char(char c) noexcept { return c > 0x20 && c < 0x7F && c != '"' && c != '%'; }
 
+/// The same of each of eight.
+bool are_plain(const char* eight) noexcept {
+  constexpr std::uint64_t ones = 0x0101010101010101U;
+  std::uint64_t bytes = 0;
+  std::memcpy(&bytes, eight, sizeof bytes);
+  const auto has = [bytes](unsigned char c) { return ((bytes ^ (ones * c)) - ones) & ~(bytes ^ (ones * c)); };
+  const std::uint64_t has_low = (bytes - ones * 0x21U) & ~bytes;
+  return ((bytes | has_low | has(0x7F) | has('"') | has('%')) & (ones * 0x80U)) == 0;
+}
+
 }  // namespace
 
 bool is_plain(std::string_view value) noexcept {
-  return std::all_of(value.begin(), value.end(), [](char c) { return is_plain_char(c); });
+  for (; value.size() >= sizeof(std::uint64_t); value.remove_prefix(sizeof(std::uint64_t))) {
+    if (!are_plain(value.data())) return false;
+  }
+  return std::all_of(value.begin(), value.end(), is_plain_char);
 }
 
 std::string encode(std::string_view value) {

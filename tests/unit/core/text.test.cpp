@@ -90,6 +90,18 @@ TEST(Percent, HasTheVectorOfTheBinding) {
   EXPECT_EQ(percent::decode("Euro%20%e2%82%ac%20%f0%9f%98%80"), "Euro € 😀");
 }
 
+TEST(Percent, KnowsWhatNeedsNoEncodingWhereverItIs) {
+  for (std::size_t size = 1; size < 20; ++size) {
+    for (std::size_t at = 0; at < size; ++at) {
+      for (int c = 0; c < 0x100; ++c) {
+        std::string value(size, 'a');
+        value[at] = static_cast<char>(c);
+        EXPECT_EQ(percent::is_plain(value), c > 0x20 && c < 0x7F && c != '"' && c != '%') << size << " " << at << " " << c;
+      }
+    }
+  }
+}
+
 TEST(Percent, EncodesQuotesPercentAndControls) {
   EXPECT_EQ(percent::encode("\"100%\"\x7f!~"), "%22100%25%22%7F!~");
   EXPECT_EQ(percent::decode(percent::encode("\"100%25\"")), "\"100%25\"");
