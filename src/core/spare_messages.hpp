@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <iterator>
 #include <utility>
@@ -17,19 +16,18 @@ namespace penstock {
 class SpareMessages {
  public:
   void put(std::vector<Message> messages) {
-    if (spare_.empty()) {
-      spare_ = std::move(messages);
-      return;
-    }
-    const std::size_t count = std::min(messages.size(), most - std::min(most, spare_.size()));
-    spare_.insert(spare_.end(), std::make_move_iterator(messages.begin()),
-                  std::make_move_iterator(messages.begin() + static_cast<std::ptrdiff_t>(count)));
+    if (messages.empty() || count_ + messages.size() > most) return;
+    count_ += messages.size();
+    spare_.push_back(std::move(messages));
   }
   /// Adds one of them, whose contents are to be overwritten, or a new one.
   Message& take(std::vector<Message>& to) {
     if (spare_.empty()) return to.emplace_back();
-    Message& message = to.emplace_back(std::move(spare_.back()));
-    spare_.pop_back();
+    std::vector<Message>& last = spare_.back();
+    Message& message = to.emplace_back(std::move(last.back()));
+    last.pop_back();
+    if (last.empty()) spare_.pop_back();
+    --count_;
     message.defect.clear();
     return message;
   }
@@ -39,7 +37,11 @@ class SpareMessages {
   template <class Fill>
   std::vector<Message> filled(std::size_t max, Fill fill) {
     std::vector<Message> messages;
-    if (spare_.size() <= max) messages.swap(spare_);
+    if (!spare_.empty() && spare_.back().size() <= max) {
+      messages = std::move(spare_.back());
+      spare_.pop_back();
+      count_ -= messages.size();
+    }
     std::size_t used = 0;
     const std::size_t count = fill([&]() -> Message& {
       if (used++ == messages.size()) return take(messages);
@@ -47,23 +49,20 @@ class SpareMessages {
       message.defect.clear();
       return message;
     });
-    const auto end = messages.begin() + static_cast<std::ptrdiff_t>(count);
-    const auto some = [](auto first, auto last) {
-      return std::vector<Message>{std::make_move_iterator(first), std::make_move_iterator(last)};
-    };
-    if (count >= messages.size() / 2) {
-      put(some(end, messages.end()));
-      messages.erase(end, messages.end());
-      return messages;
+    if (count == 0) {
+      put(std::exchange(messages, {}));
+    } else if (count < messages.size()) {
+      const auto rest = messages.begin() + static_cast<std::ptrdiff_t>(count);
+      put({std::make_move_iterator(rest), std::make_move_iterator(messages.end())});
+      messages.erase(rest, messages.end());
     }
-    std::vector<Message> few = some(messages.begin(), end);
-    put(std::move(messages));
-    return few;
+    return messages;
   }
 
  private:
   static constexpr std::size_t most = 4'096;
-  std::vector<Message> spare_;
+  std::vector<std::vector<Message>> spare_;  ///< as they were put, none of them empty
+  std::size_t count_ = 0;                    ///< of all
 };
 
 }  // namespace penstock
