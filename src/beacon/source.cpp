@@ -4,9 +4,9 @@
 #include <nats/nats.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <stdexcept>
@@ -17,9 +17,9 @@
 
 #include "beacon/carriage.hpp"
 #include "beacon/connection.hpp"
+#include "beacon/durable.hpp"
 #include "beacon/names.hpp"
 #include "beacon/reply.hpp"
-#include "beacon/settlements.hpp"
 #include "core/spare_messages.hpp"
 
 namespace penstock::beacon {
@@ -29,12 +29,6 @@ using std::chrono::nanoseconds;
 
 constexpr milliseconds kConnectTimeout{5'000};
 constexpr milliseconds kApiWait{2'000};
-/// A pull outlives short polls, so that idling does not cost a request for each.
-constexpr milliseconds kShortestPull{1'000};
-constexpr milliseconds kPullGrace{500};
-/// A pull that ends at once is not followed by another at once.
-constexpr milliseconds kPullPause{10};
-constexpr std::size_t kLargestPull = 10'000;
 /// Even a poll that does not want to wait gives the answer to its pull time to come.
 constexpr milliseconds kShortestPoll{5};
 
@@ -52,16 +46,7 @@ std::string header(natsMsg* message, const char* name) {
   return natsMsgHeader_Get(message, name, &value) == NATS_OK && value != nullptr ? std::string{value} : std::string{};
 }
 
-/// nats.c 3.4 writes a fraction without its leading zeros, so that 45 ms became 450 and what lay between was never read: up to
-/// a tenth of a second is given up instead, toward the past.
-nanoseconds start_of(std::chrono::system_clock::time_point time) {
-  const auto asked = std::chrono::duration_cast<nanoseconds>(time.time_since_epoch());
-  const auto second = std::chrono::floor<std::chrono::seconds>(asked);
-  return asked - second < milliseconds{100} ? nanoseconds{second} : asked;
-}
-
-/// A durable pull consumer. Pulls and settlements are written as the protocol has them, not through natsSubscription_Fetch, so
-/// that one pull can serve several polls, nothing is lost between two of them, and a settlement needs no message to be kept.
+/// The group's consumer, or one for each partition, on one connection and one inbox.
 class PullSource final : public Source {
  public:
   PullSource(Servers servers, std::string prefix, const std::string& channel, const BeaconSourceOptions& options,
@@ -71,8 +56,7 @@ class PullSource final : public Source {
         channel_{subject_of(channel)},
         stream_{stream_of(prefix_ + channel)},
         options_{options},
-        logger_{std::move(logger)},
-        settlements_{options.confirm_acks} {
+        logger_{std::move(logger)} {
     if (options.max_ack_pending < 1) throw std::invalid_argument{"Beacon: max_ack_pending must be at least 1"};
     if (options.start_sequence && options.start_time) {
       throw std::invalid_argument{"Beacon: start_sequence and start_time are two places to begin; give one of them"};
@@ -95,43 +79,53 @@ class PullSource final : public Source {
   }
   [[nodiscard]] const std::string& channel() const noexcept override { return channel_; }
 
-  void open(const std::string& group, std::shared_ptr<Logger> logger) override {
-    if (opened_) throw std::logic_error{"Beacon: the source of \"" + channel_ + "\" is open already"};
-    if (group.empty()) durable_of(group);
-    durable_ = durable_of(prefix_ + group);
-    speech_ = std::make_shared<Speech>(logger ? logger : logger_);
-    ear_ = std::make_shared<Ear>(speech_);
-    opened_ = true;
-  }
-
+  void open(const std::string& group, std::shared_ptr<Logger> logger) override;
   std::vector<Message> poll(std::size_t max, milliseconds wait) override;
-
-  void ack(const Message& message) override { settlements_.settle(message.receipt, "+ACK"); }
+  void ack(const Message& message) override { settle(message, "+ACK"); }
   void recycle(std::vector<Message> messages) override { spare_.put(std::move(messages)); }
-
   void retry(const Message& message, milliseconds delay) override {
     // Without a delay JetStream redelivers at once; that is for the caller to want.
     const auto ns = std::chrono::duration_cast<nanoseconds>(delay).count();
-    settlements_.settle(message.receipt, ns <= 0 ? "-NAK" : R"(-NAK {"delay": )" + std::to_string(ns) + '}');
+    settle(message, ns <= 0 ? "-NAK" : R"(-NAK {"delay": )" + std::to_string(ns) + '}');
   }
-  void touch(const Message& message) override { settlements_.touch(message.receipt, options_.ack_wait / 4); }
+  void touch(const Message& message) override {
+    if (durables_.empty()) return;
+    const auto [durable, receipt] = place_of(message.receipt);
+    durable->settlements().touch(receipt, options_.ack_wait / 4);
+  }
   void pause(bool paused) override { paused_ = paused; }
   void close(milliseconds timeout) override { finish(timeout); }
 
  private:
   bool ready();
   void connect();
-  void ensure_consumer();
+  /// Throws what keeps one of them from being there; the others are there, or tried first the next time.
+  void prepare_durables();
   void lose(const std::string& why);
-  void pull(std::size_t count, milliseconds wait);
-  void pull_failed(const std::string& why);
-  /// Takes what has arrived, waiting for the first; false when nothing came.
-  bool receive(milliseconds wait);
+  /// Asks for messages where nothing is asked for. Returns how long nothing more can be asked for, `patience` at most.
+  milliseconds pull(std::size_t count, milliseconds wait, milliseconds patience);
+  void look_again(Durable& durable, const std::string& why);
+  /// Takes what has arrived, waiting for the first.
+  void receive(milliseconds wait);
   void handle_status(natsMsg* message);
-  void deliver(natsMsg* message, std::vector<Message>& to);
+  void deliver(std::size_t index, natsMsg* message, std::vector<Message>& to);
   void finish(milliseconds timeout);
 
+  /// A receipt says which consumer's it is.
+  [[nodiscard]] std::uint64_t receipt_of(std::size_t index, std::uint64_t receipt) const {
+    return receipt * durables_.size() + index;
+  }
+  [[nodiscard]] std::pair<Durable*, std::uint64_t> place_of(std::uint64_t receipt) const {
+    return {durables_[receipt % durables_.size()].get(), receipt / durables_.size()};
+  }
+  void settle(const Message& message, const std::string& words) {
+    if (durables_.empty()) return;
+    const auto [durable, receipt] = place_of(message.receipt);
+    durable->settlements().settle(receipt, words);
+  }
+
   struct Held {
+    std::size_t index = 0;  ///< of its consumer
     MessageHandle message{};
     Instant signed_at{};
   };
@@ -146,43 +140,48 @@ class PullSource final : public Source {
   bool opened_ = false;
   bool closed_ = false;
   bool paused_ = false;
-  std::string durable_;
   std::shared_ptr<Speech> speech_;
   std::shared_ptr<Ear> ear_;
-  Settlements settlements_;
+  std::vector<std::unique_ptr<Durable>> durables_;  ///< made by `open`, and then the same
 
   std::shared_ptr<Connection> connection_;
   SubscriptionHandle inbox_;
   std::string inbox_name_;
   std::vector<std::string> announced_;
-  bool consumer_ready_ = false;
-  std::int64_t consumer_made_ = 0;  ///< when, by the server's clock; 0: not known yet
+  std::size_t prepare_first_ = 0;
   Backoff backoff_;
   Instant next_attempt_{};
 
-  std::size_t credit_ = 0;  ///< messages the current pull may still bring
-  Instant pull_ends_{};
-  Instant next_pull_{};
-  std::uint64_t pulls_ = 0;
   std::deque<Held> held_;  ///< received, not handed out yet
   SpareMessages spare_;
 };
 
+void PullSource::open(const std::string& group, std::shared_ptr<Logger> logger) {
+  if (opened_) throw std::logic_error{"Beacon: the source of \"" + channel_ + "\" is open already"};
+  if (group.empty()) durable_of(group);
+  durables_.push_back(std::make_unique<Durable>(
+      Durable::Spec{.stream = stream_, .name = durable_of(prefix_ + group), .max_ack_pending = options_.max_ack_pending},
+      options_));
+  speech_ = std::make_shared<Speech>(logger ? logger : logger_);
+  ear_ = std::make_shared<Ear>(speech_);
+  opened_ = true;
+}
+
 bool PullSource::ready() {
   if (connection_ && !connection_->alive()) lose("the connection was lost");
-  if (connection_ && consumer_ready_) return true;
-  if (SteadyClock::now() < next_attempt_) return false;
-  try {
-    if (!connection_) connect();
-    ensure_consumer();
-    settlements_.use(connection_);
-    backoff_.reset();
-    return true;
-  } catch (const std::exception& failure) {
-    speech_->say_rarely(LogLevel::warn, "ready", failure.what());
-    next_attempt_ = SteadyClock::now() + backoff_.next();
-    return false;
+  const auto is_ready = [](const auto& durable) { return durable->ready(); };
+  if (connection_ && std::all_of(durables_.begin(), durables_.end(), is_ready)) return true;
+  if (SteadyClock::now() >= next_attempt_) {
+    try {
+      if (!connection_) connect();
+      prepare_durables();
+      backoff_.reset();
+    } catch (const std::exception& failure) {
+      speech_->say_rarely(LogLevel::warn, "ready", failure.what());
+      next_attempt_ = SteadyClock::now() + backoff_.next();
+    }
   }
+  return connection_ && std::any_of(durables_.begin(), durables_.end(), is_ready);
 }
 
 void PullSource::connect() {
@@ -191,146 +190,98 @@ void PullSource::connect() {
   inbox_name_ = Connection::new_inbox();
   inbox_ = made->subscribe(inbox_name_ + ".*");
   connection_ = std::move(made);
-  consumer_ready_ = false;
-  credit_ = 0;
-  speech_->say(LogLevel::info, "\"" + channel_ + "\" is read by \"" + durable_ + "\" from " + servers_.label);
+  speech_->say(LogLevel::info, "\"" + channel_ + "\" is read by \"" + durables_.front()->name() + "\" from " + servers_.label);
 }
 
-void PullSource::ensure_consumer() {
+void PullSource::prepare_durables() {
   const auto js = jetstream(*connection_, kApiWait);
-  jsConsumerConfig config;
-  jsConsumerConfig_Init(&config);
-  config.Durable = durable_.c_str();
-  config.DeliverPolicy = js_DeliverAll;
-  if (options_.start_sequence) {
-    config.DeliverPolicy = js_DeliverByStartSequence;
-    config.OptStartSeq = *options_.start_sequence;
-  } else if (options_.start_time) {
-    config.DeliverPolicy = js_DeliverByStartTime;
-    config.OptStartTime = start_of(*options_.start_time).count();
+  const std::size_t first = prepare_first_;
+  for (std::size_t i = 0; i < durables_.size(); ++i) {
+    const std::size_t index = (first + i) % durables_.size();
+    Durable& durable = *durables_[index];
+    if (durable.ready()) continue;
+    prepare_first_ = (index + 1) % durables_.size();
+    if (!durable.prepare(js.get(), connection_)) continue;
+    std::erase_if(held_, [index](const Held& each) { return each.index == index; });
+    speech_->say(LogLevel::warn, "\"" + durable.name() + "\" of \"" + channel_ +
+                                     "\" was deleted and is there anew; what it had delivered is void");
   }
-  // A group that exists goes on where it is; where it began once cannot be changed and must be given as it was.
-  jsConsumerInfo* known = nullptr;
-  const auto asked = js_GetConsumerInfo(&known, js.get(), stream_.c_str(), durable_.c_str(), nullptr, nullptr);
-  const bool absent = asked == NATS_NOT_FOUND;
-  if (asked == NATS_OK) {
-    config.DeliverPolicy = known->Config->DeliverPolicy;
-    config.OptStartSeq = known->Config->OptStartSeq;
-    config.OptStartTime = known->Config->OptStartTime;
-  }
-  const ConsumerInfoHandle earlier{known};
-  config.AckPolicy = js_AckExplicit;
-  config.ReplayPolicy = js_ReplayInstant;
-  config.AckWait = std::chrono::duration_cast<nanoseconds>(options_.ack_wait).count();
-  config.MaxAckPending = options_.max_ack_pending;
-  config.MaxDeliver = -1;  // how often is the consumer's policy, and JetStream would stop without a word
-  jsConsumerInfo* made = nullptr;
-  jsErrCode code{};
-  const auto status = js_AddConsumer(&made, js.get(), stream_.c_str(), &config, nullptr, &code);
-  const ConsumerInfoHandle info{made};
-  if (status != NATS_OK) {
-    throw std::runtime_error{"cannot make the consumer \"" + durable_ + "\" of the stream \"" + stream_ +
-                             "\": " + last_error(status) + (code == JSStreamNotFoundErr ? "; declare the stream first" : "")};
-  }
-  // Sequences begin anew with a stream that was deleted and made again, so old settlements would be of other messages. After a
-  // restart nats-server 2.9 tells a slightly other time for the same consumer.
-  constexpr nanoseconds slack = std::chrono::seconds{1};
-  const bool other = std::abs(info->Created - consumer_made_) > slack.count();
-  if (consumer_made_ != 0 && (absent || other)) {
-    settlements_.forget();
-    held_.clear();
-    speech_->say(LogLevel::warn,
-                 "\"" + durable_ + "\" of \"" + channel_ + "\" was deleted and is there anew; what it had delivered is void");
-  }
-  consumer_made_ = info->Created;
-  consumer_ready_ = true;
 }
 
 void PullSource::lose(const std::string& why) {
   if (!connection_) return;
   speech_->say_rarely(LogLevel::warn, "lost", why + " (" + servers_.label + ")");
-  settlements_.use(nullptr);
+  for (const auto& durable : durables_) durable->suspend();
   connection_.reset();
   inbox_.reset();
-  consumer_ready_ = false;
-  credit_ = 0;
 }
 
-void PullSource::pull(std::size_t count, milliseconds wait) {
-  const auto expires = std::max(wait, kShortestPull);
-  const auto batch = std::min({count, static_cast<std::size_t>(options_.max_ack_pending), kLargestPull});
-  const std::string subject = "$JS.API.CONSUMER.MSG.NEXT." + stream_ + '.' + durable_;
-  const std::string reply = inbox_name_ + '.' + std::to_string(++pulls_);
-  const std::string body = R"({"batch":)" + std::to_string(batch) + R"(,"expires":)" +
-                           std::to_string(std::chrono::duration_cast<nanoseconds>(expires).count()) + '}';
-  const auto status = natsConnection_PublishRequestString(connection_->get(), subject.c_str(), reply.c_str(), body.c_str());
-  if (status != NATS_OK) {
-    connection_->condemn();
-    return;
+milliseconds PullSource::pull(std::size_t count, milliseconds wait, milliseconds patience) {
+  const auto now = SteadyClock::now();
+  auto next = now + patience;
+  for (std::size_t i = 0; i < durables_.size(); ++i) {
+    Durable& durable = *durables_[i];
+    if (!durable.ready()) {
+      next = std::min(next, next_attempt_);
+    } else if (durable.pulling()) {
+      continue;
+    } else if (now >= durable.next_pull()) {
+      durable.pull(*connection_, inbox_name_, std::to_string(i), count, wait);
+    } else {
+      next = std::min(next, durable.next_pull());
+    }
   }
-  credit_ = batch;
-  next_pull_ = SteadyClock::now() + kPullPause;
-  pull_ends_ = SteadyClock::now() + expires + kPullGrace;
+  return std::chrono::ceil<milliseconds>(std::max(next - now, SteadyClock::duration::zero()));
 }
 
-void PullSource::pull_failed(const std::string& why) {
+void PullSource::look_again(Durable& durable, const std::string& why) {
   speech_->say_rarely(LogLevel::warn, "pull", "\"" + channel_ + "\": " + why);
-  credit_ = 0;
-  settlements_.use(nullptr);  // they wait until it is known that the consumer is the same
-  consumer_ready_ = false;    // look again whether stream and consumer are there
-  next_attempt_ = SteadyClock::now() + backoff_.next();
+  durable.suspend();
+  // A stream that is gone ends many pulls, and they are one failure.
+  if (SteadyClock::now() >= next_attempt_) next_attempt_ = SteadyClock::now() + backoff_.next();
 }
 
-bool PullSource::receive(milliseconds wait) {
-  bool any = false;
-  auto rest = wait;
-  while (true) {
+void PullSource::receive(milliseconds wait) {
+  for (auto rest = wait;; rest = milliseconds{0}) {
     natsMsg* got = nullptr;
     const auto status = natsSubscription_NextMsg(&got, inbox_.get(), rest.count());
     MessageHandle message{got};
-    if (status == NATS_NO_RESPONDERS) {
-      pull_failed("the consumer does not answer");
-      return any;
+    if (status == NATS_NO_RESPONDERS) {  // and whose pull it was is not said
+      for (const auto& durable : durables_) {
+        if (durable->pulling()) look_again(*durable, "the consumer does not answer");
+      }
+      return;
     }
-    if (status == NATS_CONNECTION_CLOSED || status == NATS_INVALID_SUBSCRIPTION) {
-      connection_->condemn();
-      return any;
-    }
-    if (status != NATS_OK) return any;  // time is up
+    if (status == NATS_CONNECTION_CLOSED || status == NATS_INVALID_SUBSCRIPTION) return connection_->condemn();
+    if (status != NATS_OK) return;  // time is up
     const char* reply = natsMsg_GetReply(got);
     if (reply != nullptr && delivery_of(reply)) {
-      held_.push_back({std::move(message), SteadyClock::now()});
-      if (credit_ > 0) --credit_;
-      next_pull_ = {};
-      any = true;
-      rest = milliseconds{0};
+      const std::size_t index = 0;
+      durables_[index]->count_delivery();
+      held_.push_back({index, std::move(message), SteadyClock::now()});
     } else {
       handle_status(got);
-      if (credit_ == 0) return any;
     }
   }
 }
 
 void PullSource::handle_status(natsMsg* message) {
-  const std::string_view subject = natsMsg_GetSubject(message);
-  if (subject != inbox_name_ + '.' + std::to_string(pulls_)) return;  // of a pull that was given up
+  // <inbox>.<consumer>-<pull>
+  std::string_view tag = natsMsg_GetSubject(message);
+  tag.remove_prefix(std::min(tag.size(), inbox_name_.size() + 1));
+  std::size_t index = 0;
+  const auto number = std::from_chars(tag.data(), tag.data() + tag.size(), index);
+  if (number.ec != std::errc{} || index >= durables_.size()) return;
   const auto status = header(message, "Status");
   if (status == "100") return;
-  credit_ = 0;
-  const auto said = header(message, "Description");
-  if (status == "404" || status == "408") return;  // over without more messages
-  if (status == "409" && said.find("Deleted") == std::string::npos && said.find("Shutdown") == std::string::npos &&
-      said.find("Leadership") == std::string::npos) {
-    // A limit of the consumer that somebody set: the next pull may meet it too, so not at once.
-    speech_->say_rarely(LogLevel::warn, "pull", "\"" + channel_ + "\": " + said);
-    next_attempt_ = SteadyClock::now() + backoff_.next();
-    consumer_ready_ = false;
-    return;
-  }
-  pull_failed(status + ' ' + said);
+  tag.remove_prefix(static_cast<std::size_t>(number.ptr - tag.data()));
+  if (tag.empty() || !durables_[index]->end_pull(tag.substr(1))) return;  // of a pull that was given up
+  if (status == "404" || status == "408") return;                         // over without more messages
+  // 409: it was deleted or moves to another server, or a limit was met that somebody has set and the next pull may meet too.
+  look_again(*durables_[index], status + ' ' + header(message, "Description"));
 }
 
-void PullSource::deliver(natsMsg* raw, std::vector<Message>& to) {
+void PullSource::deliver(std::size_t index, natsMsg* raw, std::vector<Message>& to) {
   Message& message = spare_.take(to);
   const std::string reply = natsMsg_GetReply(raw);
   const auto delivery = delivery_of(reply).value_or(Delivery{});
@@ -348,7 +299,7 @@ void PullSource::deliver(natsMsg* raw, std::vector<Message>& to) {
     message.defect = failure.what();
   }
   message.wire = std::move(arrival.wire);
-  message.receipt = settlements_.enter(reply);
+  message.receipt = receipt_of(index, durables_[index]->settlements().enter(reply));
 }
 
 std::vector<Message> PullSource::poll(std::size_t max, milliseconds wait) {
@@ -363,6 +314,9 @@ std::vector<Message> PullSource::poll(std::size_t max, milliseconds wait) {
   };
   while (true) {
     const auto now = SteadyClock::now();
+    for (const auto& durable : durables_) {
+      if (durable->overdue(now)) durable->suspend();
+    }
     if (!ready()) {
       if (now >= deadline) return result;
       std::this_thread::sleep_until(std::min(deadline, std::max(next_attempt_, now + milliseconds{1})));
@@ -371,7 +325,7 @@ std::vector<Message> PullSource::poll(std::size_t max, milliseconds wait) {
     // What we hold and do not hand out must not come again elsewhere.
     for (auto& each : held_) {
       if (now - each.signed_at < options_.ack_wait / 3) continue;
-      settlements_.say(natsMsg_GetReply(each.message.get()), "+WPI");
+      durables_[each.index]->settlements().say(natsMsg_GetReply(each.message.get()), "+WPI");
       each.signed_at = now;
     }
     if (paused_) {
@@ -379,24 +333,11 @@ std::vector<Message> PullSource::poll(std::size_t max, milliseconds wait) {
       receive(std::min(rest(), std::max(options_.ack_wait / 4, milliseconds{1})));
       continue;
     }
-    if (credit_ > 0 && now >= pull_ends_) {
-      // The server ends every pull with a word; a consumer that is there no more says nothing, also not that it is gone.
-      credit_ = 0;
-      settlements_.use(nullptr);
-      consumer_ready_ = false;
-      continue;
-    }
     auto patience = rest();
-    if (credit_ == 0 && held_.size() < max) {
-      if (now >= next_pull_) {
-        pull(max - held_.size(), wait);
-      } else {
-        patience = std::min(patience, std::chrono::ceil<milliseconds>(next_pull_ - now));
-      }
-    }
+    if (held_.size() < max) patience = pull(max - held_.size(), wait, patience);
     receive(held_.empty() ? patience : milliseconds{0});
     while (!held_.empty() && result.size() < max) {
-      deliver(held_.front().message.get(), result);
+      deliver(held_.front().index, held_.front().message.get(), result);
       held_.pop_front();
     }
     if (!result.empty() || SteadyClock::now() >= deadline) return result;
@@ -412,13 +353,15 @@ void PullSource::finish(milliseconds timeout) {
     receive(milliseconds{0});
     // No interest, no more deliveries; what is under way all the same waits for its ack_wait.
     natsSubscription_Unsubscribe(inbox_.get());
-    settlements_.give_back();
-    for (const auto& each : held_) settlements_.say(natsMsg_GetReply(each.message.get()), "-NAK");
+    for (const auto& durable : durables_) durable->settlements().give_back();
+    for (const auto& each : held_) {
+      durables_[each.index]->settlements().say(natsMsg_GetReply(each.message.get()), "-NAK");
+    }
     const auto rest = std::chrono::floor<milliseconds>(deadline - SteadyClock::now());
     if (rest > milliseconds{0}) natsConnection_FlushTimeout(connection_->get(), rest.count());
   }
   held_.clear();
-  settlements_.end();
+  for (const auto& durable : durables_) durable->settlements().end();
   connection_.reset();
   inbox_.reset();
 }
