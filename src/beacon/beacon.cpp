@@ -8,6 +8,7 @@
 
 #include "beacon/declare.hpp"
 #include "beacon/names.hpp"
+#include "beacon/partitions.hpp"
 #include "beacon/servers.hpp"
 #include "beacon/session.hpp"
 #include "beacon/source.hpp"
@@ -17,9 +18,11 @@ namespace {
 
 class StreamPublisher final : public Publisher {
  public:
-  StreamPublisher(std::shared_ptr<beacon::Session> session, const std::string& channel, std::size_t window)
+  StreamPublisher(std::shared_ptr<beacon::Session> session, const std::string& channel, int partitions, std::size_t window)
       : session_{std::move(session)}, window_{std::make_shared<beacon::Window>()} {
-    window_->subject = beacon::subject_of(channel);
+    window_->channel = channel;
+    window_->partitions = partitions;
+    window_->subjects = beacon::subjects_of(channel, partitions);
     window_->stream = beacon::stream_of(channel);
     window_->limit = window;
   }
@@ -54,12 +57,13 @@ class Beacon::Impl {
     beacon::declare_stream(servers_, prefixed, timeout, options_.logger);
   }
 
-  std::shared_ptr<Publisher> publisher(const std::string& channel) {
+  std::shared_ptr<Publisher> publisher(const std::string& channel, int partitions) {
     const std::lock_guard lock{mutex_};
     const std::string prefixed = subject(channel);
-    auto& known = publishers_[prefixed];
+    beacon::check_partitions(partitions, prefixed);
+    auto& known = publishers_[{prefixed, partitions}];
     auto publisher = known.lock();
-    if (!publisher) known = publisher = std::make_shared<StreamPublisher>(session_, prefixed, options_.window);
+    if (!publisher) known = publisher = std::make_shared<StreamPublisher>(session_, prefixed, partitions, options_.window);
     return publisher;
   }
 
@@ -77,7 +81,7 @@ class Beacon::Impl {
   BeaconOptions options_;
   const std::shared_ptr<beacon::Session> session_;
   std::mutex mutex_;
-  std::map<std::string, std::weak_ptr<Publisher>> publishers_;
+  std::map<std::pair<std::string, int>, std::weak_ptr<Publisher>> publishers_;  // by name and partitions
 };
 
 Beacon::Beacon(BeaconOptions options) : impl_{std::make_shared<Impl>(std::move(options))} {}
@@ -87,7 +91,9 @@ Beacon& Beacon::operator=(Beacon&&) noexcept = default;
 
 void Beacon::declare(const StreamSpec& stream, std::chrono::milliseconds timeout) { impl_->declare(stream, timeout); }
 
-Channel Beacon::channel(const std::string& stream) { return {"nats", stream, impl_->publisher(stream)}; }
+Channel Beacon::channel(const std::string& stream, int partitions) {
+  return {"nats", stream, impl_->publisher(stream, partitions)};
+}
 
 std::unique_ptr<Source> Beacon::source(const std::string& stream, BeaconSourceOptions options) {
   return impl_->source(stream, options);

@@ -148,11 +148,11 @@ Header header_of(const Arrival::Reserved& reserved) { return {std::string{reserv
 
 }  // namespace
 
-MessageHandle Loader::load(const Event& event, const std::string& reply) {
+MessageHandle Loader::load(const Event& event, const std::string& subject, const std::string& reply) {
   if (event.data && event.data->size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
     throw std::length_error{"a payload beyond 2 GiB"};
   }
-  check(natsMsg_Create(&message_, subject_.c_str(), reply.empty() ? nullptr : reply.c_str(),
+  check(natsMsg_Create(&message_, subject.c_str(), reply.empty() ? nullptr : reply.c_str(),
                        event.data ? event.data->data() : nullptr, event.data ? static_cast<int>(event.data->size()) : 0));
   MessageHandle message{message_};
   check(natsMsgHeader_Set(message_, kMessageId, message_id(event.source, event.id).c_str()));

@@ -27,17 +27,17 @@ namespace penstock::beacon {
 /// Lays events out as messages of one stream. Keeps the memory it needs for the next one. Thread safety: one thread.
 class Loader {
  public:
-  Loader(std::string subject, std::string stream) : subject_{std::move(subject)}, stream_{std::move(stream)} {}
+  explicit Loader(std::string stream) : stream_{std::move(stream)} {}
 
-  /// With what JetStream needs to store it once, and in that stream only; answers go to `reply` unless it is empty. Throws
-  /// InvalidEvent, std::runtime_error when memory ends and std::length_error for more than the protocol can count.
-  MessageHandle load(const Event& event, const std::string& reply);
+  /// For a subject, with what JetStream needs to store it once, and in that stream only; answers go to `reply` unless it is
+  /// empty. Throws InvalidEvent, std::runtime_error when memory ends and std::length_error for more than the protocol can
+  /// count.
+  MessageHandle load(const Event& event, const std::string& subject, const std::string& reply);
 
  private:
   void add(std::string_view name, const std::optional<std::string_view>& value);
   void list(std::string_view name, const std::optional<std::string_view>& value, bool plain);
 
-  const std::string subject_;
   const std::string stream_;
   natsMsg* message_ = nullptr;
   std::string name_, value_;  // with a NUL behind them

@@ -13,6 +13,7 @@
 #include "beacon/connection.hpp"
 #include "beacon/handle.hpp"
 #include "beacon/names.hpp"
+#include "beacon/partitions.hpp"
 
 namespace penstock::beacon {
 namespace {
@@ -33,8 +34,8 @@ std::string list(const std::set<std::string>& names) {
 }
 
 std::set<std::string> subjects_of(const StreamSpec& spec) {
-  if (spec.subjects.empty()) return {subject_of(spec.name)};
-  return {spec.subjects.begin(), spec.subjects.end()};
+  const auto& subjects = spec.subjects.empty() ? beacon::subjects_of(spec.name, spec.partitions) : spec.subjects;
+  return {subjects.begin(), subjects.end()};
 }
 
 std::string seconds(std::int64_t nanoseconds) {
@@ -135,6 +136,11 @@ std::string difference(const StreamSpec& wanted, const jsStreamConfig& found) {
 void declare_stream(const Servers& servers, const StreamSpec& wanted, milliseconds timeout, std::shared_ptr<Logger> logger) {
   const auto stream = stream_of(wanted.name);
   for (const std::string& subject : wanted.subjects) check_stream_subject(subject);
+  check_partitions(wanted.partitions, wanted.name);
+  if (wanted.partitions > 0 && !wanted.subjects.empty()) {
+    throw std::invalid_argument{"Beacon: subjects and partitions of \"" + wanted.name +
+                                "\" are two ways to say what it takes; give one of them"};
+  }
   if (wanted.replicas < 1) throw std::invalid_argument{"Beacon: replicas of \"" + wanted.name + "\" must be at least 1"};
   if (wanted.max_age.count() < 0) throw std::invalid_argument{"Beacon: max_age of \"" + wanted.name + "\" is negative"};
   if (wanted.duplicate_window.count() <= 0) {

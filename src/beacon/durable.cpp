@@ -16,6 +16,8 @@ using std::chrono::nanoseconds;
 
 /// A pull outlives short polls, so that idling does not cost a request for each.
 constexpr milliseconds kShortestPull{1'000};
+/// And ends soon after a source has gone.
+constexpr milliseconds kLongestPull{5'000};
 constexpr milliseconds kPullGrace{500};
 constexpr milliseconds kPullPause{10};
 constexpr std::size_t kLargestPull = 10'000;
@@ -37,6 +39,7 @@ bool Durable::prepare(jsCtx* js, const std::shared_ptr<Connection>& connection) 
   jsConsumerConfig config;
   jsConsumerConfig_Init(&config);
   config.Durable = spec_.name.c_str();
+  if (!spec_.subject.empty()) config.FilterSubject = spec_.subject.c_str();
   config.DeliverPolicy = js_DeliverAll;
   if (options_.start_sequence) {
     config.DeliverPolicy = js_DeliverByStartSequence;
@@ -87,7 +90,7 @@ void Durable::suspend() {
 
 void Durable::pull(Connection& connection, const std::string& inbox, const std::string& tag, std::size_t count,
                    milliseconds wait) {
-  const auto expires = std::max(wait, kShortestPull);
+  const auto expires = std::clamp(wait, kShortestPull, kLongestPull);
   const auto batch = std::min(count, kLargestPull);
   const std::string subject = "$JS.API.CONSUMER.MSG.NEXT." + spec_.stream + '.' + spec_.name;
   const std::string reply = inbox + '.' + tag + '-' + std::to_string(++pulls_);
@@ -98,6 +101,10 @@ void Durable::pull(Connection& connection, const std::string& inbox, const std::
   credit_ = batch;
   next_pull_ = SteadyClock::now() + kPullPause;
   pull_ends_ = SteadyClock::now() + expires + kPullGrace;
+}
+
+std::string Durable::farewell() const {
+  return want_again(pulling() ? pull_ends_ - SteadyClock::now() : SteadyClock::duration::zero());
 }
 
 void Durable::count_delivery() {

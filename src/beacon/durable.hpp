@@ -24,6 +24,7 @@ class Durable {
   struct Spec {
     std::string stream{};
     std::string name{};
+    std::string subject{};  ///< reads this one alone; empty: every message
     int max_ack_pending = 1;
   };
   Durable(Spec spec, const BeaconSourceOptions& options);
@@ -47,6 +48,10 @@ class Durable {
   [[nodiscard]] Instant next_pull() const noexcept { return next_pull_; }
   /// Asks for up to `count` messages, to be sent to `inbox`.<`tag`>-<number>.
   void pull(Connection& connection, const std::string& inbox, const std::string& tag, std::size_t count, milliseconds wait);
+  /// The words that give messages back when nobody listens to the pulls any more. Not before the one that is under way has
+  /// ended: for a pull without a listener nats-server 2.9 takes a message out of those that are to come again, so that it waits
+  /// for its ack_wait, and then gives it out twice.
+  [[nodiscard]] std::string farewell() const;
   /// One has come.
   void count_delivery();
   /// A pull that is named so has ended. False when it is another's than the one under way.

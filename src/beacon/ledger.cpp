@@ -20,10 +20,12 @@ void tell(const std::vector<std::shared_ptr<Ledger::Batch>>& complete) {
 
 }  // namespace
 
-std::shared_ptr<Ledger::Batch> Ledger::enter(std::size_t count, std::shared_ptr<Window> window, Instant deadline) {
+std::shared_ptr<Ledger::Batch> Ledger::enter(std::size_t count, std::shared_ptr<Window> window, Instant deadline,
+                                             std::vector<std::uint32_t> partitions) {
   auto batch = std::make_shared<Batch>();
   batch->deadline = deadline;
   batch->window = std::move(window);
+  batch->partitions = std::move(partitions);
   batch->states.assign(count, State::waiting);
   batch->outcomes.resize(count);
   batch->open = count;
@@ -63,12 +65,12 @@ std::size_t Ledger::depart(std::span<Letter> letters) {
   for (Letter& letter : letters) {
     Batch& batch = *letter.batch;
     const auto placed = [&] { return batch.states[letter.index] == State::placed; };
-    const auto barred = [&] { return placed() && refusals_.words_of(batch.window->subject) != nullptr; };
+    const auto barred = [&] { return placed() && refusals_.words_of(batch.subject(letter.index)) != nullptr; };
     if (count > 0 && barred()) break;  // the count takes those before it, which are not on their way yet
     room_.wait(lock, [&] { return !barred(); });
     if (placed()) {
       batch.states[letter.index] = State::sent;
-      refusals_.sent(batch.window->subject);
+      refusals_.sent(batch.subject(letter.index));
     } else {
       letter.batch.reset();
     }
@@ -107,8 +109,8 @@ void Ledger::conclude_locked(const std::string& subject, std::vector<std::shared
   for (auto each = batches_.begin(); each != batches_.end();) {
     Batch& batch = *each->second;
     bool done = false;
-    for (std::size_t i = 0; batch.window->subject == subject && i < batch.states.size(); ++i) {
-      if (batch.states[i] == State::sent) done = settle_locked(batch, i, outcome) || done;
+    for (std::size_t i = 0; i < batch.states.size(); ++i) {
+      if (batch.states[i] == State::sent && batch.subject(i) == subject) done = settle_locked(batch, i, outcome) || done;
     }
     if (done) complete.push_back(each->second);
     each = done ? batches_.erase(each) : std::next(each);
@@ -136,7 +138,7 @@ void Ledger::settle(std::uint64_t token, Outcome outcome) {
       }
       // A quarter of the window at a time: waking a sender for each place would cost more than the place is worth.
       room = waiting_ > 0 && batch->window->in_flight <= batch->window->limit - (batch->window->limit + 3) / 4;
-      if (answered) answered_locked(batch->window->subject, complete);
+      if (answered) answered_locked(batch->subject(index), complete);
     }
   }
   if (room) room_.notify_all();
@@ -207,7 +209,7 @@ void Ledger::settle_all(const Window& window) {
   settle_where([&](const Batch& batch, std::size_t i) -> std::optional<Outcome> {
     if (batch.window.get() != &window) return std::nullopt;
     if (batch.states[i] == State::sent) {
-      late_.emplace(batch.first + i, window.subject);
+      late_.emplace(batch.first + i, batch.subject(i));
       return Outcome{Status::unknown, "the publisher ended before the server answered"};
     }
     return Outcome{Status::retryable, "not sent: the publisher ended"};
@@ -222,8 +224,8 @@ void Ledger::sweep(Instant now) {
     }
     if (batch.states[i] == State::unrouted)
       return Outcome{Status::retryable, "no stream takes it, and JetStream does not say why"};
-    late_.emplace(batch.first + i, batch.window->subject);
-    const std::string* const refusal = refusals_.words_of(batch.window->subject);
+    late_.emplace(batch.first + i, batch.subject(i));
+    const std::string* const refusal = refusals_.words_of(batch.subject(i));
     return Outcome{Status::unknown,
                    "no acknowledgement within the timeout" + (refusal != nullptr ? "; the server says: " + *refusal : "")};
   });
@@ -240,24 +242,25 @@ void Ledger::mark_unrouted(std::uint64_t token) {
     } else {
       const auto found = find(token);
       if (found == batches_.end()) return;
-      auto& state = found->second->states[token - found->first];
+      const std::size_t index = token - found->first;
+      auto& state = found->second->states[index];
       if (state != State::sent) return;
       state = State::unrouted;
       ++unrouted_;
-      subject = found->second->window->subject;
+      subject = found->second->subject(index);
     }
     answered_locked(subject, complete);
   }
   tell(complete);
 }
 
-std::vector<std::pair<std::uint64_t, std::shared_ptr<Window>>> Ledger::unrouted() const {
-  std::vector<std::pair<std::uint64_t, std::shared_ptr<Window>>> result;
+std::vector<Ledger::Unrouted> Ledger::unrouted() const {
+  std::vector<Unrouted> result;
   const std::lock_guard lock{mutex_};
   if (unrouted_ == 0) return result;
   for (const auto& [first, batch] : batches_) {
     for (std::size_t i = 0; i < batch->states.size(); ++i) {
-      if (batch->states[i] == State::unrouted) result.emplace_back(first + i, batch->window);
+      if (batch->states[i] == State::unrouted) result.push_back({first + i, batch->window, &batch->subject(i)});
     }
   }
   return result;

@@ -23,9 +23,11 @@
 
 namespace penstock::beacon {
 
-/// How many events of one channel have a place, and no outcome.
+/// Where the events of one channel go, and how many of them have a place and no outcome.
 struct Window {
-  std::string subject{};
+  std::string channel{};
+  int partitions = 0;
+  std::vector<std::string> subjects{};  ///< of each partition, or the only one
   std::string stream{};
   std::size_t limit = 1;
   std::size_t in_flight = 0;  ///< guarded by the ledger
@@ -47,14 +49,20 @@ class Ledger {
     std::uint64_t first = 0;  ///< token of its first event; the others follow
     Instant deadline{};
     std::shared_ptr<Window> window{};
+    std::vector<std::uint32_t> partitions{};  ///< of each event, where there are partitions
     std::vector<State> states{};
     Outcomes outcomes{};
     std::size_t open = 0;
     std::promise<Outcomes> promise{};
+
+    [[nodiscard]] const std::string& subject(std::size_t index) const {
+      return window->subjects[partitions.empty() ? 0 : partitions[index]];
+    }
   };
 
-  /// Enters events. The future is ready at once when there are none.
-  std::shared_ptr<Batch> enter(std::size_t count, std::shared_ptr<Window> window, Instant deadline);
+  /// Enters events, each for its partition where there are partitions. The future is ready at once when there are none.
+  std::shared_ptr<Batch> enter(std::size_t count, std::shared_ptr<Window> window, Instant deadline,
+                               std::vector<std::uint32_t> partitions = {});
 
   enum class Place : std::uint8_t { taken, late, unusable };
   /// Waits for a place in the window, and among the bytes that wait to be sent, and takes it. Gives up at the batch's deadline
@@ -94,8 +102,13 @@ class Ledger {
   [[nodiscard]] bool stuck(Instant now) const;
 
   void mark_unrouted(std::uint64_t token);
-  /// Tokens marked and not settled, with the stream each was meant for.
-  std::vector<std::pair<std::uint64_t, std::shared_ptr<Window>>> unrouted() const;
+  struct Unrouted {
+    std::uint64_t token = 0;
+    std::shared_ptr<Window> window{};
+    const std::string* subject = nullptr;  ///< of the window
+  };
+  /// What is marked and not settled.
+  std::vector<Unrouted> unrouted() const;
 
   [[nodiscard]] bool idle() const;
   /// Lets those who wait for a place look again.

@@ -84,6 +84,15 @@ std::string durable_of(const std::string& group) {
   return name;
 }
 
+std::string durable_of(const std::string& group, int partition) {
+  std::string name = durable_of(group) + "=p" + std::to_string(partition);  // "=p" is no escape
+  if (name.size() > kLongestName) {
+    throw std::invalid_argument{"Beacon: the group \"" + group + "\" is too long for consumers of partitions; with \"=p" +
+                                std::to_string(partition) + "\" behind it, it must be at most 255"};
+  }
+  return name;
+}
+
 void check_stream_subject(std::string_view subject) {
   const auto refuse = [&](const std::string& why) {
     throw std::invalid_argument{"Beacon: the subject \"" + std::string{subject} + "\" of a stream " + why};

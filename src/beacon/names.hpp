@@ -20,6 +20,8 @@ const std::string& subject_of(const std::string& channel);
 std::string stream_of(const std::string& channel);
 /// The durable consumer of a group, in the same way. Throws std::invalid_argument for an empty or overlong name.
 std::string durable_of(const std::string& group);
+/// That of one partition: no group's own name, whatever it is.
+std::string durable_of(const std::string& group, int partition);
 
 /// Throws std::invalid_argument, with the rule it breaks, for what cannot be the subject of a stream, wildcards allowed.
 void check_stream_subject(std::string_view subject);

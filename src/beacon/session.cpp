@@ -11,6 +11,7 @@
 
 #include "beacon/carriage.hpp"
 #include "beacon/names.hpp"
+#include "beacon/partitions.hpp"
 #include "beacon/reply.hpp"
 #include "penstock/envelope.hpp"
 
@@ -145,7 +146,12 @@ std::shared_ptr<Session::Link> Session::await_link(Instant deadline) {
 std::future<Outcomes> Session::submit(const std::shared_ptr<Window>& window, std::span<const Event> events,
                                       milliseconds timeout) {
   const auto deadline = SteadyClock::now() + std::max(timeout, milliseconds{0});
-  const auto batch = ledger().enter(events.size(), window, deadline);
+  std::vector<std::uint32_t> partitions;
+  if (window->partitions > 0) {
+    partitions.reserve(events.size());
+    for (const Event& event : events) partitions.push_back(partition_of(event, window->partitions));
+  }
+  const auto batch = ledger().enter(events.size(), window, deadline, std::move(partitions));
   auto future = batch->promise.get_future();
   if (events.empty()) return future;
 
@@ -157,7 +163,7 @@ std::future<Outcomes> Session::submit(const std::shared_ptr<Window>& window, std
     error = last_error_.empty() ? "not connected" : last_error_;
   }
   const auto usable = [&] { return link->connection->alive(); };
-  Loader loader{window->subject, window->stream};
+  Loader loader{window->stream};
   std::string reply;
   for (std::size_t i = 0; i < events.size(); ++i) {
     const std::uint64_t token = batch->first + i;
@@ -168,7 +174,7 @@ std::future<Outcomes> Session::submit(const std::shared_ptr<Window>& window, std
         continue;
       }
       reply.assign(link->inbox).append(1, '.').append(std::to_string(token));
-      letter.message = loader.load(events[i], reply);
+      letter.message = loader.load(events[i], batch->subject(i), reply);
     } catch (const std::exception& invalid) {
       ledger().settle(token, {Status::rejected, invalid.what()});
       continue;
@@ -298,14 +304,14 @@ void Session::answer_unrouted() {
   const auto open = ledger().unrouted();
   if (open.empty()) return;
   std::map<const Window*, Outcome> asked;  // one question per channel and turn
-  for (const auto& [token, window] : open) {
+  for (const auto& [token, window, subject] : open) {
     auto known = asked.find(window.get());
-    if (known == asked.end()) known = asked.emplace(window.get(), why_unrouted(*link_, *window)).first;
+    if (known == asked.end()) known = asked.emplace(window.get(), why_unrouted(*link_, *window, *subject)).first;
     ledger().settle(token, known->second);
   }
 }
 
-Outcome Session::why_unrouted(const Link& link, const Window& window) const {
+Outcome Session::why_unrouted(const Link& link, const Window& window, const std::string& subject) const {
   const bool recovering = !link.first && SteadyClock::now() - link.since < kRecovery;
   const auto verdict = [&](const std::string& text) {
     return Outcome{recovering ? Status::retryable : Status::rejected, text};
@@ -317,19 +323,22 @@ Outcome Session::why_unrouted(const Link& link, const Window& window) const {
   const StreamInfoHandle info{found};
   if (status == NATS_OK) {
     const auto& config = *info->Config;
-    const bool listed = std::any_of(config.Subjects, config.Subjects + config.SubjectsLen,
-                                    [&](const char* pattern) { return covers(pattern, window.subject); });
+    const std::vector<std::string> taken{config.Subjects, config.Subjects + config.SubjectsLen};
+    const bool listed = std::any_of(taken.begin(), taken.end(), [&](const auto& pattern) { return covers(pattern, subject); });
     if (listed) return {Status::retryable, "the stream \"" + window.stream + "\" is not ready"};
-    return verdict("the stream \"" + window.stream + "\" does not take the subject \"" + window.subject +
+    if (window.partitions != partitions_in(window.channel, taken)) {
+      return verdict(disagreement(window.channel, taken, "channel", window.partitions));
+    }
+    return verdict("the stream \"" + window.stream + "\" does not take the subject \"" + subject +
                    "\": add it to the stream's subjects");
   }
   if (status == NATS_NOT_FOUND || code == JSStreamNotFoundErr) {
-    return verdict("no stream takes the subject \"" + window.subject + "\": declare it first");
+    return verdict("no stream takes the subject \"" + subject + "\": declare it first");
   }
   if (status == NATS_NO_RESPONDERS || code == JSNotEnabledErr || code == JSNotEnabledForAccountErr) {
     return verdict("JetStream is not enabled: run nats-server with --jetstream, and enable it for the account");
   }
-  return {Status::retryable, "no stream takes the subject \"" + window.subject + "\" now: " + last_error(status)};
+  return {Status::retryable, "no stream takes the subject \"" + subject + "\" now: " + last_error(status)};
 }
 
 }  // namespace penstock::beacon

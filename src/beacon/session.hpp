@@ -56,7 +56,7 @@ class Session {
   void connect();
   void disconnect(const std::string& why, LogLevel level = LogLevel::warn);
   void answer_unrouted();
-  Outcome why_unrouted(const Link& link, const Window& window) const;
+  Outcome why_unrouted(const Link& link, const Window& window, const std::string& subject) const;
   /// The connection, waiting for an attempt that is under way; null when there is none.
   std::shared_ptr<Link> await_link(Instant deadline);
 

@@ -24,6 +24,10 @@ bool ask(Connection& connection, const std::string& subject, const std::string& 
 
 }  // namespace
 
+std::string want_again(std::chrono::nanoseconds delay) {
+  return delay.count() <= 0 ? "-NAK" : R"(-NAK {"delay": )" + std::to_string(delay.count()) + '}';
+}
+
 std::uint64_t Settlements::enter(std::string subject) {
   const std::lock_guard lock{mutex_};
   open_.emplace(++last_, Open{std::move(subject), SteadyClock::now()});
@@ -102,9 +106,12 @@ void Settlements::use(const std::shared_ptr<Connection>& connection) {
   for (auto& [subject, words] : unsent) ask_or_keep(connection, generation, std::move(subject), words);
 }
 
-void Settlements::give_back() {
+void Settlements::give_back(const std::string& words, milliseconds ack_wait) {
   const std::lock_guard lock{mutex_};
-  for (const auto& [receipt, open] : open_) static_cast<void>(send(open.subject, "-NAK"));
+  const auto now = SteadyClock::now();
+  for (const auto& [receipt, open] : open_) {
+    if (now - open.signed_at < ack_wait) static_cast<void>(send(open.subject, words));
+  }
   open_.clear();
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -12,6 +13,9 @@
 #include "beacon/connection.hpp"
 
 namespace penstock::beacon {
+
+/// The words that want a message again, not before so long; without a delay at once.
+std::string want_again(std::chrono::nanoseconds delay);
 
 /// Deliveries handed out and not settled, each by the subject that settles it. Those subjects stay good across connections, so
 /// a settlement made while the server is away is sent when it is back. Thread safety: any thread.
@@ -30,8 +34,9 @@ class Settlements {
   void say(const std::string& subject, const std::string& words);
   /// The connection to send on from now on, or none.
   void use(const std::shared_ptr<Connection>& connection);
-  /// Asks for the redelivery of everything that is not settled; it comes again in the order asked for, the old one.
-  void give_back();
+  /// Asks by these words for the redelivery of everything that is not settled; it comes again in the order asked for, the old
+  /// one. What had no sign for so long that it has come again by itself is another's now.
+  void give_back(const std::string& words, milliseconds ack_wait);
   /// Forgets everything.
   void end();
   /// Forgets everything of a consumer that is there no more, and goes on: the same words would settle messages of the next one.

@@ -19,13 +19,12 @@
 #include "beacon/connection.hpp"
 #include "beacon/durable.hpp"
 #include "beacon/names.hpp"
+#include "beacon/partitions.hpp"
 #include "beacon/reply.hpp"
 #include "core/spare_messages.hpp"
 
 namespace penstock::beacon {
 namespace {
-
-using std::chrono::nanoseconds;
 
 constexpr milliseconds kConnectTimeout{5'000};
 constexpr milliseconds kApiWait{2'000};
@@ -65,6 +64,7 @@ class PullSource final : public Source {
       throw std::invalid_argument{"Beacon: start_sequence is 0; sequences begin with 1"};
     }
     if (options.ack_wait < milliseconds{1}) throw std::invalid_argument{"Beacon: ack_wait must be at least 1 ms"};
+    check_partitions(options.partitions, prefix_ + channel);
   }
   ~PullSource() override {
     try {
@@ -74,8 +74,8 @@ class PullSource final : public Source {
   }
 
   [[nodiscard]] SourceTraits traits() const noexcept override {
-    // Members share the messages of a key, and a redelivered one comes behind its successors.
-    return {.ordered = false, .replayable = true, .delays = true};
+    // Without partitions members share the messages of a key, and a redelivered one comes behind its successors.
+    return {.ordered = options_.partitions > 0, .replayable = true, .delays = options_.partitions == 0};
   }
   [[nodiscard]] const std::string& channel() const noexcept override { return channel_; }
 
@@ -84,9 +84,7 @@ class PullSource final : public Source {
   void ack(const Message& message) override { settle(message, "+ACK"); }
   void recycle(std::vector<Message> messages) override { spare_.put(std::move(messages)); }
   void retry(const Message& message, milliseconds delay) override {
-    // Without a delay JetStream redelivers at once; that is for the caller to want.
-    const auto ns = std::chrono::duration_cast<nanoseconds>(delay).count();
-    settle(message, ns <= 0 ? "-NAK" : R"(-NAK {"delay": )" + std::to_string(ns) + '}');
+    settle(message, want_again(delay));  // at once without a delay; that is for the caller to want
   }
   void touch(const Message& message) override {
     if (durables_.empty()) return;
@@ -101,6 +99,8 @@ class PullSource final : public Source {
   void connect();
   /// Throws what keeps one of them from being there; the others are there, or tried first the next time.
   void prepare_durables();
+  /// Throws when the stream has other partitions than we count: some would be read by nobody.
+  void check_stream(jsCtx* js) const;
   void lose(const std::string& why);
   /// Asks for messages where nothing is asked for. Returns how long nothing more can be asked for, `patience` at most.
   milliseconds pull(std::size_t count, milliseconds wait, milliseconds patience);
@@ -108,6 +108,10 @@ class PullSource final : public Source {
   /// Takes what has arrived, waiting for the first.
   void receive(milliseconds wait);
   void handle_status(natsMsg* message);
+  /// What we hold and do not hand out must not come again elsewhere.
+  void keep();
+  /// Warns of an event that a publisher put where its key does not belong.
+  void check_place(std::size_t index, const Event& event);
   void deliver(std::size_t index, natsMsg* message, std::vector<Message>& to);
   void finish(milliseconds timeout);
 
@@ -115,6 +119,8 @@ class PullSource final : public Source {
   [[nodiscard]] std::uint64_t receipt_of(std::size_t index, std::uint64_t receipt) const {
     return receipt * durables_.size() + index;
   }
+  /// The consumer of a partition reads its subject alone.
+  [[nodiscard]] std::size_t durable_of_subject(std::string_view subject) const;
   [[nodiscard]] std::pair<Durable*, std::uint64_t> place_of(std::uint64_t receipt) const {
     return {durables_[receipt % durables_.size()].get(), receipt / durables_.size()};
   }
@@ -127,7 +133,7 @@ class PullSource final : public Source {
   struct Held {
     std::size_t index = 0;  ///< of its consumer
     MessageHandle message{};
-    Instant signed_at{};
+    Instant signed_at{};  ///< or when it came, or a little before
   };
 
   const Servers servers_;
@@ -153,15 +159,23 @@ class PullSource final : public Source {
   Instant next_attempt_{};
 
   std::deque<Held> held_;  ///< received, not handed out yet
+  Instant empty_at_{};     ///< nothing that waits in the inbox has waited since before
   SpareMessages spare_;
 };
 
 void PullSource::open(const std::string& group, std::shared_ptr<Logger> logger) {
   if (opened_) throw std::logic_error{"Beacon: the source of \"" + channel_ + "\" is open already"};
   if (group.empty()) durable_of(group);
-  durables_.push_back(std::make_unique<Durable>(
-      Durable::Spec{.stream = stream_, .name = durable_of(prefix_ + group), .max_ack_pending = options_.max_ack_pending},
-      options_));
+  std::vector<Durable::Spec> specs;
+  if (options_.partitions == 0) {
+    specs.push_back({stream_, durable_of(prefix_ + group), "", options_.max_ack_pending});
+  } else {
+    // One at a time: then JetStream gives out the next one when this one is settled, to whomever.
+    for (const auto& subject : subjects_of(prefix_ + channel_, options_.partitions)) {
+      specs.push_back({stream_, durable_of(prefix_ + group, static_cast<int>(specs.size())), subject, 1});
+    }
+  }
+  for (auto& spec : specs) durables_.push_back(std::make_unique<Durable>(std::move(spec), options_));
   speech_ = std::make_shared<Speech>(logger ? logger : logger_);
   ear_ = std::make_shared<Ear>(speech_);
   opened_ = true;
@@ -189,12 +203,16 @@ void PullSource::connect() {
   announced_ = made->announced();
   inbox_name_ = Connection::new_inbox();
   inbox_ = made->subscribe(inbox_name_ + ".*");
+  empty_at_ = SteadyClock::now();
   connection_ = std::move(made);
-  speech_->say(LogLevel::info, "\"" + channel_ + "\" is read by \"" + durables_.front()->name() + "\" from " + servers_.label);
+  speech_->say(LogLevel::info, "\"" + channel_ + "\" is read by \"" + durables_.front()->name() + '"' +
+                                   (durables_.size() > 1 ? " and " + std::to_string(durables_.size() - 1) + " more" : "") +
+                                   " from " + servers_.label);
 }
 
 void PullSource::prepare_durables() {
   const auto js = jetstream(*connection_, kApiWait);
+  if (options_.partitions > 0) check_stream(js.get());
   const std::size_t first = prepare_first_;
   for (std::size_t i = 0; i < durables_.size(); ++i) {
     const std::size_t index = (first + i) % durables_.size();
@@ -206,6 +224,17 @@ void PullSource::prepare_durables() {
     speech_->say(LogLevel::warn, "\"" + durable.name() + "\" of \"" + channel_ +
                                      "\" was deleted and is there anew; what it had delivered is void");
   }
+}
+
+void PullSource::check_stream(jsCtx* js) const {
+  jsStreamInfo* found = nullptr;
+  const auto status = js_GetStreamInfo(&found, js, stream_.c_str(), nullptr, nullptr);
+  const StreamInfoHandle info{found};
+  if (status != NATS_OK) return;  // whoever makes the consumers says why
+  const std::vector<std::string> subjects{info->Config->Subjects, info->Config->Subjects + info->Config->SubjectsLen};
+  const std::string name = prefix_ + channel_;
+  if (partitions_in(name, subjects) == options_.partitions) return;
+  throw std::runtime_error{"nothing is read: " + disagreement(name, subjects, "source", options_.partitions)};
 }
 
 void PullSource::lose(const std::string& why) {
@@ -253,16 +282,27 @@ void PullSource::receive(milliseconds wait) {
       return;
     }
     if (status == NATS_CONNECTION_CLOSED || status == NATS_INVALID_SUBSCRIPTION) return connection_->condemn();
-    if (status != NATS_OK) return;  // time is up
+    if (status != NATS_OK) {  // time is up
+      empty_at_ = SteadyClock::now();
+      return;
+    }
     const char* reply = natsMsg_GetReply(got);
     if (reply != nullptr && delivery_of(reply)) {
-      const std::size_t index = 0;
+      const std::size_t index = durable_of_subject(natsMsg_GetSubject(got));
       durables_[index]->count_delivery();
-      held_.push_back({index, std::move(message), SteadyClock::now()});
+      held_.push_back({index, std::move(message), empty_at_});
     } else {
       handle_status(got);
     }
   }
+}
+
+std::size_t PullSource::durable_of_subject(std::string_view subject) const {
+  if (options_.partitions == 0) return 0;
+  subject.remove_prefix(subject.rfind('.') + 1);
+  std::size_t index = 0;
+  std::from_chars(subject.data(), subject.data() + subject.size(), index);
+  return std::min(index, durables_.size() - 1);
 }
 
 void PullSource::handle_status(natsMsg* message) {
@@ -281,13 +321,36 @@ void PullSource::handle_status(natsMsg* message) {
   look_again(*durables_[index], status + ' ' + header(message, "Description"));
 }
 
+void PullSource::keep() {
+  const auto now = SteadyClock::now();
+  if (options_.partitions > 0) {  // somebody else has it by now, or will; from here it would come behind its successors
+    std::erase_if(held_, [&](const Held& each) { return now - each.signed_at >= options_.ack_wait; });
+  }
+  for (auto& each : held_) {
+    if (now - each.signed_at < options_.ack_wait / 3) continue;
+    durables_[each.index]->settlements().say(natsMsg_GetReply(each.message.get()), "+WPI");
+    each.signed_at = now;
+  }
+}
+
+void PullSource::check_place(std::size_t index, const Event& event) {
+  if (options_.partitions == 0 || event.key.empty()) return;
+  const auto place = partition_of(event, options_.partitions);
+  if (place == index) return;
+  speech_->say_rarely(LogLevel::warn, "place",
+                      "\"" + channel_ + "\": the event \"" + event.id + "\" came in partition " + std::to_string(index) +
+                          " and its key belongs to " + std::to_string(place) +
+                          ", so the key has no order: its publisher must count " + std::to_string(options_.partitions) +
+                          " partitions, and hash as Beacon does");
+}
+
 void PullSource::deliver(std::size_t index, natsMsg* raw, std::vector<Message>& to) {
   Message& message = spare_.take(to);
   const std::string reply = natsMsg_GetReply(raw);
   const auto delivery = delivery_of(reply).value_or(Delivery{});
   message.origin = {.backend = "nats",
                     .channel = channel_,
-                    .partition = -1,
+                    .partition = options_.partitions > 0 ? static_cast<std::int32_t>(index) : -1,
                     .position = delivery.sequence,
                     .deliveries = delivery.deliveries,
                     .redelivered = delivery.deliveries > 1};
@@ -299,6 +362,7 @@ void PullSource::deliver(std::size_t index, natsMsg* raw, std::vector<Message>& 
     message.defect = failure.what();
   }
   message.wire = std::move(arrival.wire);
+  check_place(index, message.event);
   message.receipt = receipt_of(index, durables_[index]->settlements().enter(reply));
 }
 
@@ -322,18 +386,15 @@ std::vector<Message> PullSource::poll(std::size_t max, milliseconds wait) {
       std::this_thread::sleep_until(std::min(deadline, std::max(next_attempt_, now + milliseconds{1})));
       continue;
     }
-    // What we hold and do not hand out must not come again elsewhere.
-    for (auto& each : held_) {
-      if (now - each.signed_at < options_.ack_wait / 3) continue;
-      durables_[each.index]->settlements().say(natsMsg_GetReply(each.message.get()), "+WPI");
-      each.signed_at = now;
-    }
+    receive(milliseconds{0});
+    keep();
+    // Not longer, as what comes meanwhile counts as unsigned since before.
+    auto patience = std::min(rest(), std::max(options_.ack_wait / 4, milliseconds{1}));
     if (paused_) {
       if (now >= deadline) return result;
-      receive(std::min(rest(), std::max(options_.ack_wait / 4, milliseconds{1})));
+      receive(patience);
       continue;
     }
-    auto patience = rest();
     if (held_.size() < max) patience = pull(max - held_.size(), wait, patience);
     receive(held_.empty() ? patience : milliseconds{0});
     while (!held_.empty() && result.size() < max) {
@@ -353,9 +414,10 @@ void PullSource::finish(milliseconds timeout) {
     receive(milliseconds{0});
     // No interest, no more deliveries; what is under way all the same waits for its ack_wait.
     natsSubscription_Unsubscribe(inbox_.get());
-    for (const auto& durable : durables_) durable->settlements().give_back();
+    for (const auto& durable : durables_) durable->settlements().give_back(durable->farewell(), options_.ack_wait);
     for (const auto& each : held_) {
-      durables_[each.index]->settlements().say(natsMsg_GetReply(each.message.get()), "-NAK");
+      Durable& durable = *durables_[each.index];
+      durable.settlements().say(natsMsg_GetReply(each.message.get()), durable.farewell());
     }
     const auto rest = std::chrono::floor<milliseconds>(deadline - SteadyClock::now());
     if (rest > milliseconds{0}) natsConnection_FlushTimeout(connection_->get(), rest.count());

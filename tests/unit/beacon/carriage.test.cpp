@@ -27,7 +27,7 @@ Event event(Headers headers = {}) {
 }
 
 Event carried(const Event& sent) {
-  const auto message = Loader{"orders", "orders"}.load(sent, "_INBOX.x");
+  const auto message = Loader{"orders"}.load(sent, "orders", "_INBOX.x");
   auto arrival = from_message(message.get());
   auto event = read_event(arrival);
   EXPECT_EQ(decode(arrival.wire, Binding::nats), event) << "the wire kept is the event's";
@@ -77,7 +77,7 @@ TEST_F(BeaconCarriage, HeadersThatNatsWouldBendArriveUntouched) {
 
 TEST_F(BeaconCarriage, CommandsToTheServerNeverReachIt) {
   const auto sent = event({{"Nats-Rollup", "all"}, {"NATS-Expected-Last-Sequence", "9"}});
-  const auto message = Loader{"orders", "orders"}.load(sent, "");
+  const auto message = Loader{"orders"}.load(sent, "orders", "");
   EXPECT_EQ(value_of(message.get(), "Nats-Rollup"), "");
   EXPECT_EQ(value_of(message.get(), "NATS-Expected-Last-Sequence"), "");
   EXPECT_EQ(value_of(message.get(), "Nats-Msg-Id"), "1:/shop");
@@ -86,29 +86,29 @@ TEST_F(BeaconCarriage, CommandsToTheServerNeverReachIt) {
 
 TEST_F(BeaconCarriage, OneForeignHeaderNeedsNoDirectory) {
   const auto sent = event({{"trace", "1"}, {"trace", "2"}});
-  const auto message = Loader{"orders", "orders"}.load(sent, "");
+  const auto message = Loader{"orders"}.load(sent, "orders", "");
   EXPECT_EQ(value_of(message.get(), "Penstock-Headers"), "");
   EXPECT_EQ(carried(sent), sent);
 }
 
 TEST_F(BeaconCarriage, NothingOfAnEventIsLeftForTheNext) {
-  Loader loader{"orders", "orders"};
+  Loader loader{"orders"};
   const auto first = event({{"a", "1"}, {"b", "\x01"}});
   auto second = event({{"c", "2"}});
   second.key.clear();
   for (const auto& sent : {first, second, first}) {
-    const auto message = loader.load(sent, "");
+    const auto message = loader.load(sent, "orders", "");
     auto arrival = from_message(message.get());
     EXPECT_EQ(read_event(arrival), sent);
   }
-  EXPECT_THROW(static_cast<void>(loader.load(event({{"a:b", "1"}}), "")), InvalidEvent);
-  const auto message = loader.load(second, "");
+  EXPECT_THROW(static_cast<void>(loader.load(event({{"a:b", "1"}}), "orders", "")), InvalidEvent);
+  const auto message = loader.load(second, "orders", "");
   auto arrival = from_message(message.get());
   EXPECT_EQ(read_event(arrival), second);
 }
 
 TEST_F(BeaconCarriage, AStrangersNatsHeadersAreKept) {
-  const auto message = Loader{"orders", "orders"}.load(event(), "");
+  const auto message = Loader{"orders"}.load(event(), "orders", "");
   ASSERT_EQ(natsMsgHeader_Set(message.get(), "Nats-Msg-Id", "a stranger's"), NATS_OK);
   auto arrival = from_message(message.get());
   const auto read = read_event(arrival);
@@ -117,7 +117,7 @@ TEST_F(BeaconCarriage, AStrangersNatsHeadersAreKept) {
 }
 
 TEST_F(BeaconCarriage, ADamagedDirectoryLosesNoOtherHeader) {
-  const auto message = Loader{"orders", "orders"}.load(event(), "");
+  const auto message = Loader{"orders"}.load(event(), "orders", "");
   ASSERT_EQ(natsMsgHeader_Add(message.get(), "a", "1"), NATS_OK);
   ASSERT_EQ(natsMsgHeader_Add(message.get(), "b", "2"), NATS_OK);
   ASSERT_EQ(natsMsgHeader_Set(message.get(), "Penstock-Headers", "%zz,,b,missing,b,c=%1"), NATS_OK);

@@ -48,10 +48,21 @@ TEST(BeaconDeclare, EveryDifferenceNamesBothSides) {
   }
 }
 
+TEST(BeaconDeclare, OtherPartitionsAreOtherSubjects) {
+  std::array<const char*, 1> subjects{"orders"};
+  EXPECT_EQ(difference({.name = "orders", .partitions = 2}, found(subjects)),
+            "subjects: wanted [orders.0, orders.1], found [orders]");
+  subjects[0] = "orders.0";
+  EXPECT_EQ(difference({.name = "orders", .partitions = 1}, found(subjects)), "");
+  EXPECT_EQ(difference({.name = "orders"}, found(subjects)), "subjects: wanted [orders], found [orders.0]");
+}
+
 TEST(BeaconDeclare, ImpossibleSettingsAreMisuse) {
   const auto servers = parse_servers("nats://127.0.0.1:1");
   EXPECT_THROW(declare_stream(servers, {.name = "no name"}, 1s, nullptr), std::invalid_argument);
   EXPECT_THROW(declare_stream(servers, {.name = "a", .replicas = 0}, 1s, nullptr), std::invalid_argument);
+  EXPECT_THROW(declare_stream(servers, {.name = "a", .partitions = -1}, 1s, nullptr), std::invalid_argument);
+  EXPECT_THROW(declare_stream(servers, {.name = "a", .subjects = {"a"}, .partitions = 1}, 1s, nullptr), std::invalid_argument);
   EXPECT_THROW(declare_stream(servers, {.name = "a", .duplicate_window = 0s}, 1s, nullptr), std::invalid_argument);
   EXPECT_THROW(declare_stream(servers, {.name = "a", .max_age = 1s}, 1s, nullptr), std::invalid_argument);
 }

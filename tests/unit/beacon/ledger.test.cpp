@@ -21,7 +21,7 @@ const auto yes = [] { return true; };
 
 struct BeaconLedger : testing::Test {
   Ledger ledger;
-  std::shared_ptr<Window> window = std::make_shared<Window>(Window{.subject = "s", .stream = "s", .limit = 2});
+  std::shared_ptr<Window> window = std::make_shared<Window>(Window{.subjects = {"s"}, .stream = "s", .limit = 2});
   Instant later = SteadyClock::now() + 1h;
 
   /// Takes a place for an event, and sends it.
@@ -122,7 +122,7 @@ TEST_F(BeaconLedger, DeadlinesTellSentFromNotSent) {
   ASSERT_EQ(send(batch, 1), Ledger::Place::taken);
   ledger.mark_unrouted(batch->first + 1);
   ASSERT_EQ(ledger.unrouted().size(), 1U);
-  EXPECT_EQ(ledger.unrouted().front().first, batch->first + 1);
+  EXPECT_EQ(ledger.unrouted().front().token, batch->first + 1);
   ledger.sweep(SteadyClock::now());
   ASSERT_TRUE(ready(future));
   const auto outcomes = future.get();
@@ -183,7 +183,7 @@ TEST_F(BeaconLedger, WhatGoesTogetherIsNotHeldUpByItsOwnCount) {
     letters.push_back(letter_of(batch, i));
   }
   ASSERT_EQ(ledger.depart({letters.data(), 1}), 1U);
-  const auto other = ledger.enter(1, std::make_shared<Window>(Window{.subject = "o", .stream = "o", .limit = 1}), later);
+  const auto other = ledger.enter(1, std::make_shared<Window>(Window{.subjects = {"o"}, .stream = "o", .limit = 1}), later);
   auto others = other->promise.get_future();
   ASSERT_EQ(ledger.take_place(*other, 0, 0, yes), Ledger::Place::taken);
   std::vector<Ledger::Letter> more;
@@ -259,8 +259,26 @@ TEST_F(BeaconLedger, ALostConnectionLeavesWhatWasNotSent) {
   EXPECT_EQ(outcomes[1].status, Status::retryable);
 }
 
+TEST_F(BeaconLedger, ARefusedPartitionIsNoOthers) {
+  const auto orders = std::make_shared<Window>(Window{.subjects = {"o.0", "o.1"}, .stream = "o", .limit = 3});
+  const auto batch = ledger.enter(3, orders, later, {1, 0, 1});
+  auto future = batch->promise.get_future();
+  EXPECT_EQ(batch->subject(0), "o.1");
+  EXPECT_EQ(batch->subject(1), "o.0");
+  for (std::size_t i = 0; i < 3; ++i) ASSERT_EQ(send(batch, i), Ledger::Place::taken);
+  ledger.deny(ledger.connection(), "o.1", "Permissions Violation");
+  ledger.deny(ledger.connection(), "o.1", "Permissions Violation");
+  EXPECT_FALSE(ready(future));
+  ledger.settle(batch->first + 1, {Status::confirmed, {}});
+  ASSERT_TRUE(ready(future));
+  const auto outcomes = future.get();
+  EXPECT_EQ(outcomes[0].status, Status::rejected);
+  EXPECT_EQ(outcomes[1].status, Status::confirmed);
+  EXPECT_EQ(outcomes[2].status, Status::rejected);
+}
+
 TEST_F(BeaconLedger, APublisherThatEndsSettlesItsOwn) {
-  const auto other = std::make_shared<Window>(Window{.subject = "o", .stream = "o", .limit = 1});
+  const auto other = std::make_shared<Window>(Window{.subjects = {"o"}, .stream = "o", .limit = 1});
   const auto mine = ledger.enter(2, window, later);
   const auto others = ledger.enter(1, other, later);
   auto future = mine->promise.get_future();

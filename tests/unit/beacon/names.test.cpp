@@ -53,6 +53,15 @@ TEST(BeaconNames, DurablesAreInjective) {
   EXPECT_THROW(durable_of(std::string(300, 'a')), std::invalid_argument);
 }
 
+TEST(BeaconNames, DurablesOfPartitionsAreNoGroupsOwn) {
+  EXPECT_EQ(durable_of("a.b", 12), "a=2Eb=p12");
+  EXPECT_NE(durable_of("a", 1), durable_of("a=p1"));
+  EXPECT_NE(durable_of("a", 11), durable_of("a1", 1));
+  EXPECT_EQ(unescape(durable_of("a", 1), '='), std::nullopt) << "so that no group is called so";
+  EXPECT_THROW(durable_of("", 1), std::invalid_argument);
+  EXPECT_THROW(durable_of(std::string(254, 'a'), 1), std::invalid_argument);
+}
+
 TEST(BeaconNames, WildcardsCoverSubjects) {
   EXPECT_TRUE(covers("a.b", "a.b"));
   EXPECT_TRUE(covers("a.*", "a.b"));
