@@ -82,6 +82,17 @@ std::vector<Message> Contract::take(Source& source, std::size_t count) {
   return messages;
 }
 
+std::vector<Message> Contract::hold(Source& source, std::size_t count) {
+  if (!traits().serial) return take(source, count);
+  auto messages = take(source, 1);
+  const auto deadline = SteadyClock::now() + quiet;
+  while (messages.size() < count && SteadyClock::now() < deadline) {
+    auto more = source.poll(count - messages.size(), 50ms);
+    std::move(more.begin(), more.end(), std::back_inserter(messages));
+  }
+  return messages;
+}
+
 std::vector<Message> Contract::consume(Source& source, std::size_t count) {
   std::vector<Message> messages;
   const auto deadline = SteadyClock::now() + patience;

@@ -45,6 +45,7 @@ struct Traits {
   bool partitions = false;    ///< Origin::partition is 0, 1, …; otherwise -1
   bool positions = false;     ///< Origin::position rises inside a partition; otherwise -1
   bool bounded = false;       ///< prefetch: no more messages while so many are unsettled; otherwise intake never stops
+  bool serial = false;        ///< a partition's next message comes when the one before is settled; otherwise many are out
   bool exact = false;         ///< acknowledged is never delivered again, also ahead of an unsettled one of its partition
   bool deduplicates = false;  ///< an event published twice with one identity is stored once
   bool chains = false;        ///< `keeps_order`: in one call nothing of a key is stored behind a failure; else it is
@@ -52,12 +53,13 @@ struct Traits {
 };
 
 // clang-format off
-// Columns as in Traits:               ordered replayable delays  groups counts marks  partit posit  bound  exact  dedup  chains header
-inline constexpr Traits kMemory     {{ true,   true,      true }, true,  true,  true,  true,  true,  true,  true,  false, false, true };
-inline constexpr Traits kConduit    {{ true,   true,      false}, true,  false, false, true,  true,  false, false, false, true,  true };
-inline constexpr Traits kLaneQuorum {{ false,  false,     true }, false, true,  true,  false, false, true,  true,  false, false, false};
-inline constexpr Traits kLaneClassic{{ false,  false,     true }, false, false, true,  false, false, true,  true,  false, false, false};
-inline constexpr Traits kBeacon     {{ false,  true,      true }, true,  true,  true,  false, true,  true,  true,  true,  false, true };
+// Columns as in Traits:             order  replay delays  groups counts marks  partit posit  bound  serial exact  dedup  chains header
+inline constexpr Traits kMemory     {{true,  true,  true }, true,  true,  true,  true,  true,  true,  false, true,  false, false, true };
+inline constexpr Traits kConduit    {{true,  true,  false}, true,  false, false, true,  true,  false, false, false, false, true,  true };
+inline constexpr Traits kLaneQuorum {{false, false, true }, false, true,  true,  false, false, true,  false, true,  false, false, false};
+inline constexpr Traits kLaneClassic{{false, false, true }, false, false, true,  false, false, true,  false, true,  false, false, false};
+inline constexpr Traits kBeacon     {{false, true,  true }, true,  true,  true,  false, true,  true,  false, true,  true,  false, true };
+inline constexpr Traits kBeaconKeys {{true,  true,  false}, true,  true,  true,  true,  true,  true,  true,  true,  true,  false, true };
 // clang-format on
 
 /// How the scenarios reach one backend: made for each test, so share what is expensive to start among instances.
@@ -136,6 +138,8 @@ class Contract : public ::testing::TestWithParam<Subject> {
 
   /// The next `count` messages, unsettled; fewer, and a failure, when they do not come.
   static std::vector<Message> take(Source& source, std::size_t count);
+  /// As `take`, of at most so many, as far as they come unsettled: at least one, and all but where they are `serial`.
+  std::vector<Message> hold(Source& source, std::size_t count);
   /// As `take`, acknowledging each.
   static std::vector<Message> consume(Source& source, std::size_t count);
   /// Acknowledges whatever comes until every id was seen. For at-least-once: duplicates are no failure, order is not told.
