@@ -132,6 +132,7 @@ class MemoryCursor final : public EventLog::Cursor {
     }
     keys.erase("");
     std::vector<EventLog::HeldKey> held_keys;
+    held_keys.reserve(keys.size());
     for (const std::string& key : keys) {
       held_keys.push_back({key, failing.count(key) != 0});
     }
