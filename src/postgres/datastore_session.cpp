@@ -349,9 +349,8 @@ void PostgresSession::refuse_forgotten(const Message& message) {
   Literals values = literals(message);
   values.attempt(message, attempt, "dead").wire(message).text("reason", reason);
   exec(values.in(sql::mark_refused));
-  exec(values.in(sql::bury));
-  append_letter(message, reason, {});
-  finish();
+  exec(values.in(sql::bury_marked));
+  finish_with_letter(message, reason, {});
 }
 
 std::optional<Datastore::Due> PostgresSession::begin_due() {
@@ -470,10 +469,13 @@ void PostgresSession::park(const Attempt& attempt, milliseconds delay) {
   });
 }
 
-void PostgresSession::append_letter(const Message& message, const std::string& reason, std::vector<Attempt> attempts) {
+/// Appends its event and commits.
+void PostgresSession::finish_with_letter(const Message& message, const std::string& reason, std::vector<Attempt> attempts) {
   const Event event = to_event({.group = group_, .message = message, .reason = reason, .attempts = std::move(attempts)});
   const OutboxRow row{.event = &event, .route = dead_letters_of(message.origin.channel)};
-  append_rows(*tx_, options_.schema, {&row, 1});
+  exec(append_text(*tx_, options_.schema, {&row, 1}) + "COMMIT");
+  open_ = false;
+  close();
 }
 
 void PostgresSession::bury(const Attempt& attempt, const std::string& reason) {
@@ -487,11 +489,10 @@ void PostgresSession::bury(const Attempt& attempt, const std::string& reason) {
     values.attempt(*current_, last, "dead").wire(*current_).text("reason", reason);
     std::vector<Attempt> attempts;
     if (seq_ == 0) {
-      if (exec(values.in(sql::mark_dead)).empty()) {
+      if (exec(settle_note(values) + values.in(sql::bury)).empty()) {
         close();  // another consumer of the group has settled it meanwhile
         return;
       }
-      exec(settle_note(values) + values.in(sql::bury));
     } else {
       values.number("seq", seq_);
       for (const auto& row : exec(values.in(sql::history))) {
@@ -504,8 +505,7 @@ void PostgresSession::bury(const Attempt& attempt, const std::string& reason) {
       exec(settle_note(values) + key_lock(values) + values.in(sql::bury_due));
     }
     attempts.push_back(last);
-    append_letter(*current_, reason, std::move(attempts));
-    finish();
+    finish_with_letter(*current_, reason, std::move(attempts));
   });
 }
 
@@ -520,8 +520,7 @@ void PostgresSession::bury_malformed(const Message& message) {
       return;
     }
     exec(values.in(sql::bury_malformed));
-    append_letter(message, message.defect, {});
-    finish();
+    finish_with_letter(message, message.defect, {});
   });
 }
 

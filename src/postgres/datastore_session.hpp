@@ -78,7 +78,7 @@ class PostgresSession final : public Datastore::Session {
   void write_done(std::span<const Datastore::Completed> done);
   [[nodiscard]] std::string done_text(const Attempt& attempt) const;
   pqxx::result exec(const std::string& sql);
-  void append_letter(const Message& message, const std::string& reason, std::vector<Attempt> attempts);
+  void finish_with_letter(const Message& message, const std::string& reason, std::vector<Attempt> attempts);
 
   const std::string url_;
   const PostgresDatastoreOptions options_;

@@ -195,14 +195,17 @@ const std::string_view park_again =
     "WITH " PENSTOCK_AUDIT("") " UPDATE @schema@.parked SET attempt = {number} + 1, attempts = " PENSTOCK_HISTORY
                                ", next_attempt_at = clock_timestamp() + {delay} * interval '1 millisecond' WHERE seq = {seq}";
 
-const std::string_view mark_dead =
-    "INSERT INTO @schema@.inbox(consumer_group, source, id, state) VALUES ({group}, {source}, {id}, 'dead')"
-    " ON CONFLICT DO NOTHING RETURNING 1";
+#define PENSTOCK_LETTER                                                                                                   \
+  "SELECT 'consumer', {group}, {backend}, {channel}, {partition}, {position}, {source}, {id}, {type}, {key}, {wire_key}," \
+  " {headers}, {payload}, {reason}, {error}, {error}, jsonb_build_array(" PENSTOCK_ATTEMPT ")"
 
-const std::string_view bury = "WITH " PENSTOCK_AUDIT("") ", " PENSTOCK_CHECKPOINT(
-    "") " " PENSTOCK_LETTER_COLUMNS
-        "VALUES ('consumer', {group}, {backend}, {channel}, {partition}, {position}, {source}, {id}, {type}, {key}, {wire_key},"
-        " {headers}, {payload}, {reason}, {error}, {error}, jsonb_build_array(" PENSTOCK_ATTEMPT "))";
+const std::string_view bury =
+    "WITH mark AS (INSERT INTO @schema@.inbox(consumer_group, source, id, state) VALUES ({group}, {source}, {id}, 'dead')"
+    " ON CONFLICT DO NOTHING RETURNING 1), " PENSTOCK_AUDIT("FROM mark") ", " PENSTOCK_CHECKPOINT(
+        "AND EXISTS (SELECT FROM mark)") " " PENSTOCK_LETTER_COLUMNS PENSTOCK_LETTER " FROM mark RETURNING id";
+
+const std::string_view bury_marked =
+    "WITH " PENSTOCK_AUDIT("") ", " PENSTOCK_CHECKPOINT("") " " PENSTOCK_LETTER_COLUMNS PENSTOCK_LETTER;
 
 const std::string_view history =
     "SELECT (a->>'number')::int AS number, coalesce(a->>'error', '') AS error, (a->>'duration_ms')::bigint AS duration,"

@@ -58,8 +58,8 @@ extern const std::string_view schedule;        ///< an event to be emitted after
 extern const std::string_view complete_due;    ///< audit row; gone from `parked`, its successor due
 extern const std::string_view park;            ///< inbox mark and parked row; a row if the mark was free
 extern const std::string_view park_again;      ///< the next attempt's time and the history
-extern const std::string_view mark_dead;       ///< a row if the mark was free
-extern const std::string_view bury;            ///< dead letter, audit row and checkpoint
+extern const std::string_view bury;            ///< inbox mark, dead letter, audit row, checkpoint; a row if the mark was free
+extern const std::string_view bury_marked;     ///< the same for a message that is marked
 extern const std::string_view history;         ///< of a parked message, a row each
 extern const std::string_view bury_due;        ///< dead letter with history, audit row; gone from `parked`, its successor due
 extern const std::string_view mark_malformed;  ///< a row if the mark was free
