@@ -199,10 +199,11 @@ const std::string_view park_again =
   "SELECT 'consumer', {group}, {backend}, {channel}, {partition}, {position}, {source}, {id}, {type}, {key}, {wire_key}," \
   " {headers}, {payload}, {reason}, {error}, {error}, jsonb_build_array(" PENSTOCK_ATTEMPT ")"
 
+// Without RETURNING of the letter: who may record one need not be allowed to read them.
 const std::string_view bury =
     "WITH mark AS (INSERT INTO @schema@.inbox(consumer_group, source, id, state) VALUES ({group}, {source}, {id}, 'dead')"
     " ON CONFLICT DO NOTHING RETURNING 1), " PENSTOCK_AUDIT("FROM mark") ", " PENSTOCK_CHECKPOINT(
-        "AND EXISTS (SELECT FROM mark)") " " PENSTOCK_LETTER_COLUMNS PENSTOCK_LETTER " FROM mark RETURNING id";
+        "AND EXISTS (SELECT FROM mark)") ", letter AS (" PENSTOCK_LETTER_COLUMNS PENSTOCK_LETTER " FROM mark) SELECT FROM mark";
 
 const std::string_view bury_marked =
     "WITH " PENSTOCK_AUDIT("") ", " PENSTOCK_CHECKPOINT("") " " PENSTOCK_LETTER_COLUMNS PENSTOCK_LETTER;
