@@ -210,7 +210,7 @@ void RelayPending::hold(std::uint64_t sequence) { enter(place(sequence), State::
 
 bool RelayPending::withhold(std::uint64_t sequence) {
   Place& withheld = place(sequence);
-  if (withheld.state == State::withheld) {
+  if (withheld.state == State::withheld || withheld.state == State::held) {
     return false;
   }
   enter(withheld, State::withheld);

@@ -56,7 +56,7 @@ class RelayPending {
   void fence(std::uint64_t sequence, Clock::TimePoint until);  ///< may go again at a time
   void put_back(std::uint64_t sequence);                       ///< went in vain behind an earlier one of its key
   void hold(std::uint64_t sequence);                           ///< waits until it is settled or fenced
-  bool withhold(std::uint64_t sequence);                       ///< not to go before it is settled; false: it was withheld
+  bool withhold(std::uint64_t sequence);                       ///< not to go before it is settled; false: that is so already
   /// Whether an earlier event of its key is not settled.
   [[nodiscard]] bool is_behind(std::uint64_t sequence) { return place(sequence).before != nullptr; }
   /// Whether there are any of the key that were never parked and may go.

@@ -217,6 +217,22 @@ TEST_F(RelayOnPostgres, Rule6_ARowThatNobodyAppendedAndThatIsNoEventBecomesADead
   EXPECT_TRUE(eventually([&] { return status().backlog->events == 0; }));
 }
 
+TEST_F(RelayOnPostgres, Rule6_SeveralSuchRowsOfAKeyThatIsHeldAreDeadLettersToo) {
+  append(0, 10);
+  schema_.exec("INSERT INTO " + schema_.table("outbox") +
+               "(segment, route, event_id, source, type, key, headers) SELECT segment, 't', 'bad-' || n, '/shop', 't', 'k1', "
+               "'{}' FROM " +
+               schema_.table("outbox") + ", generate_series(1, 3) n WHERE event_id = '0'");
+  schema_.exec("UPDATE " + schema_.table("outbox") + R"( SET headers = '[["a"]]' WHERE event_id LIKE 'bad-%')");
+  append(10, 20);
+  Relay relay{outbox_, {{"*", broker_.channel("orders")}}, {.idle_wait = 50ms, .after_dead_letter = AfterDeadLetter::hold}};
+  std::jthread thread{[&](std::stop_token stop) { relay.run(std::move(stop)); }};
+  const auto status = [&] { return relay.status().channels.at(0); };
+  EXPECT_TRUE(eventually([&] { return status().buried == 3 && status().parked >= 1; }, 8s)) << status().last_error;
+  EXPECT_TRUE(eventually([&] { return status().backlog->events == 0; }, 8s)) << status().last_error;
+  EXPECT_EQ(schema_.value("SELECT count(*) FROM " + schema_.table("dead_letters") + " WHERE state = 'dead' AND holds"), 3);
+}
+
 TEST_F(RelayOnPostgres, Rule6_AnEventWithALongKeyBecomesADeadLetter) {
   std::string key;  // more than an entry of an index takes, and nothing that compresses
   for (int i = 0; i < 300; ++i) {
