@@ -50,17 +50,6 @@ class Told final : public Logger {
   std::string text_;
 };
 
-std::vector<Message> take(Source& source, std::size_t count, std::chrono::milliseconds patience = 30s) {
-  std::vector<Message> result;
-  eventually(
-      [&] {
-        for (auto& message : source.poll(count - result.size(), 100ms)) result.push_back(std::move(message));
-        return result.size() >= count;
-      },
-      patience);
-  return result;
-}
-
 /// Takes and acknowledges.
 std::vector<Message> consume(Source& source, std::size_t count) {
   std::vector<Message> result;

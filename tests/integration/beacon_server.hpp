@@ -48,6 +48,18 @@ inline bool eventually(const std::function<bool()>& condition, std::chrono::mill
   return true;
 }
 
+/// Polls until so many have come.
+inline std::vector<Message> take(Source& source, std::size_t count, std::chrono::milliseconds patience = 30s) {
+  std::vector<Message> result;
+  eventually(
+      [&] {
+        for (auto& message : source.poll(count - result.size(), 100ms)) result.push_back(std::move(message));
+        return result.size() >= count;
+      },
+      patience);
+  return result;
+}
+
 /// The address of the shared server; a test without it fails.
 inline std::string shared_url() {
   const char* url = std::getenv("PENSTOCK_NATS_URL");

@@ -23,17 +23,6 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-std::vector<Message> take(Source& source, std::size_t count, std::chrono::milliseconds patience = 30s) {
-  std::vector<Message> result;
-  eventually(
-      [&] {
-        for (auto& message : source.poll(count - result.size(), 100ms)) result.push_back(std::move(message));
-        return result.size() >= count;
-      },
-      patience);
-  return result;
-}
-
 /// Polls for a while and returns what should not have come.
 std::vector<Message> leftovers(Source& source, std::chrono::milliseconds quiet) {
   std::vector<Message> result;
